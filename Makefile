@@ -1,0 +1,49 @@
+# Everything starts from a machine with Python 3.11 or 3.12, git and a C++ compiler.
+# A virtual environment of our own carries uv: some distributions refuse `pip install uv`.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+TOOLS := .venv-tools
+UV := $(TOOLS)/bin/uv
+UV_VERSION := 0.13.8
+READY := $(VENV)/.ready
+
+# Cached bytecode is most of the speed of starting a worker.
+unexport PYTHONDONTWRITEBYTECODE
+export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
+
+.PHONY: help setup demo test lint clean
+help:
+	@echo "make demo   clips, shards, autoencoder, diffusion, samples, evaluation, report"
+	@echo "make test   the tests"
+	@echo "make lint   ruff, mypy, import contracts"
+	@echo "make setup  only the environment in $(VENV)"
+
+setup: $(READY)
+
+$(UV):
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else "hvdm needs Python 3.11 or 3.12, found %d.%d: install one, or name it with make PYTHON=..." % v)'
+	@command -v g++ >/dev/null || command -v c++ >/dev/null || { echo "hvdm needs a C++ compiler for DeepSpeed's CPU operator: install g++ (Debian: apt-get install g++)"; exit 1; }
+	@echo "preparing uv $(UV_VERSION) in $(TOOLS)"
+	@$(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(READY): $(UV) pyproject.toml uv.lock
+	@echo "preparing the environment in $(VENV): about 7.5 GB, minutes on the first time"
+	@$(UV) sync --frozen --python $(PYTHON) --quiet
+	@touch $@
+
+demo: $(READY)
+	@$(VENV)/bin/hvdm demo
+
+test: $(READY)
+	@$(VENV)/bin/python -m pytest
+
+lint: $(READY)
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+clean:
+	rm -rf $(VENV) $(TOOLS) build dist *.egg-info
