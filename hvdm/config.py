@@ -1,0 +1,286 @@
+"""Typed, frozen configs of a run: a mapping goes in at the door, nothing untyped passes it."""
+
+import dataclasses
+import hashlib
+import json
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from hvdm.errors import UserError, closest
+
+Samples = NewType("Samples", int)
+"""A duration. People think in samples, so a change of batch size moves no schedule."""
+
+T = TypeVar("T")
+_SUFFIX = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 10**3, "M": 10**6}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    path: str
+    train: str = "train"
+    held_out: str = "test"
+    frames: int = 8
+    height: int = 32
+    width: int = 32
+    stride: int = 1
+    lanes: int = 64
+    window: int = 256
+    threads: int = 2
+    ahead: int = 2
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    name: Literal["adamw", "sgd"]
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    momentum: float = 0.9
+    clip: float | None = None
+    warmup: Samples = Samples(0)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    name: Literal["local", "deepspeed"]
+    zero: int = 0
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    bucket_mb: int = 25
+    threads: int = 1
+    deterministic: bool = True
+    tf32: bool = False
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    name: Literal["inline", "local", "existing"]
+    workers: int = 1
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float = 0.0
+    address: str | None = None
+    max_failures: int = 3
+    timeout_s: int = 300
+
+
+@dataclass(frozen=True)
+class EmaConfig:
+    decay: float = 0.9999
+    every: int = 1
+    warmup: bool = True
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    every: Samples = Samples(4096)
+    keep: int = 3
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    every: Samples = Samples(64)
+    tensorboard: bool = True
+    wandb: bool = False
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    recipe: str
+    model: Mapping[str, Any]
+    data: DataConfig
+    optimizer: OptimizerConfig
+    engine: EngineConfig
+    cluster: ClusterConfig
+    batch: int
+    micro_batch: int
+    samples: Samples
+    run: str
+    steps: int | None = None
+    seed: int = 0
+    first_stage: str | None = None
+    first_stage_config: str | None = None
+    init: str | None = None
+    skips_allowed: int = 10
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    @property
+    def total_steps(self) -> int:
+        return self.steps if self.steps is not None else steps_of(self.samples, self.batch)
+
+    def check(self) -> None:
+        """Every rule that crosses fields; each refusal names the key to change."""
+        for rule in (_positive_rule, _zero_rule, _precision_rule, _worker_rule):
+            problem = rule(self)
+            if problem:
+                raise UserError(problem)
+
+
+def _positive_rule(config: RunConfig) -> str | None:
+    counts = {
+        "batch": config.batch,
+        "micro_batch": config.micro_batch,
+        "cluster.workers": config.cluster.workers,
+        "data.frames": config.data.frames,
+        "data.height": config.data.height,
+        "data.width": config.data.width,
+        "data.stride": config.data.stride,
+        "data.lanes": config.data.lanes,
+        "data.window": config.data.window,
+        "engine.threads": config.engine.threads,
+    }
+    for key, value in counts.items():
+        if value < 1:
+            return f"{key}={value} is below 1"
+    if config.total_steps < 1:
+        key = "samples" if config.steps is None else "steps"
+        return f"{key} gives no training step: it is below one batch ({config.batch} samples)"
+    return None
+
+
+def _zero_rule(config: RunConfig) -> str | None:
+    engine = config.engine
+    if engine.zero not in (0, 1, 2, 3):
+        return f"engine.zero={engine.zero} is no ZeRO stage; choose from: 0, 1, 2, 3"
+    if engine.name == "local" and engine.zero:
+        return f"engine.zero={engine.zero} needs engine=deepspeed; engine=local shares no state"
+    return None
+
+
+def _precision_rule(config: RunConfig) -> str | None:
+    if config.engine.precision == "fp64" and config.engine.name != "local":
+        return "engine.precision=fp64 needs engine=local; DeepSpeed keeps its weights in fp32"
+    return None
+
+
+def _worker_rule(config: RunConfig) -> str | None:
+    workers, batch = config.cluster.workers, config.batch
+    if workers > batch:
+        return f"cluster.workers={workers} leaves workers without a row: batch={batch} is smaller"
+    if config.cluster.name == "inline" and workers != 1:
+        return f"cluster.workers={workers} needs cluster=local or existing; inline is one process"
+    return None
+
+
+def steps_of(samples: int, batch: int) -> int:
+    """The step by which this many samples have been seen."""
+    return -(-samples // batch)
+
+
+def load(mapping: Mapping[str, Any]) -> RunConfig:
+    config = parse(RunConfig, mapping)
+    config.check()
+    return config
+
+
+def parse(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
+    """A frozen dataclass from a mapping; a wrong key or value is named with its way out."""
+    hints = get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in mapping:
+        if key not in fields:
+            known = [_join(where, name) for name in fields]
+            raise UserError(
+                f"unknown key {_join(where, key)!r}; {closest(_join(where, key), known)}"
+            )
+    for name, f in fields.items():
+        required = f.default is f.default_factory is dataclasses.MISSING
+        if required and name not in mapping:
+            raise UserError(f"{_join(where, name)} is missing; expected {_name(hints[name])}")
+    values = {key: _convert(hints[key], value, _join(where, key)) for key, value in mapping.items()}
+    return cls(**values)
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else str(key)
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return _optional(kind, value, where)
+    if origin is Literal:
+        return _literal(kind, value, where)
+    if origin is tuple:
+        return _tuple(kind, value, where)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise _wrong(where, "a group of keys", value)
+        return parse(kind, value, where)
+    if kind is Samples:
+        return _samples(value, where)
+    return _scalar(kind, value, where)
+
+
+def _optional(kind: Any, value: Any, where: str) -> Any:
+    if value is None:
+        return None
+    (inner,) = [arg for arg in get_args(kind) if arg is not type(None)]
+    return _convert(inner, value, where)
+
+
+def _literal(kind: Any, value: Any, where: str) -> Any:
+    choices = get_args(kind)
+    if value in choices and not isinstance(value, bool):
+        return value
+    raise UserError(f"{where}={value!r} is not known; {closest(str(value), choices)}")
+
+
+def _tuple(kind: Any, value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise _wrong(where, _name(kind), value)
+    inner = get_args(kind)
+    if len(inner) == 2 and inner[1] is Ellipsis:
+        inner = (inner[0],) * len(value)
+    if len(inner) != len(value):
+        raise _wrong(where, f"{len(inner)} values", value)
+    return tuple(_convert(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(inner, value)))
+
+
+def _samples(value: Any, where: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        for suffix, factor in _SUFFIX.items():
+            number = value.removesuffix(suffix)
+            if number != value and number.isdigit():
+                return int(number) * factor
+    raise _wrong(where, "a number of samples such as 4096 or 64Ki", value)
+
+
+def _scalar(kind: Any, value: Any, where: str) -> Any:
+    if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            raise _wrong(where, "float", value) from None
+    expected = Mapping if get_origin(kind) in (Mapping, dict) else get_origin(kind) or kind
+    if expected is Mapping or isinstance(expected, type) and issubclass(expected, Mapping):
+        if isinstance(value, Mapping):
+            return dict(value)
+        raise _wrong(where, "a group of keys", value)
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        raise _wrong(where, _name(kind), value)
+    return value
+
+
+def _wrong(where: str, expected: str, value: Any) -> UserError:
+    return UserError(f"{where}={value!r} is a {type(value).__name__}; expected {expected}")
+
+
+def _name(kind: Any) -> str:
+    return getattr(kind, "__name__", None) or str(kind).replace("typing.", "")
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """The config as JSON-able values; `load` of it gives the config back."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=dict))
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON-able value, stable over runs and machines."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

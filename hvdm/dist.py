@@ -1,0 +1,96 @@
+"""The only spelling of torch.distributed."""
+
+import os
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as torch_dist
+from torch import Tensor
+
+
+def rank() -> int:
+    return torch_dist.get_rank() if torch_dist.is_initialized() else 0
+
+
+def world() -> int:
+    return torch_dist.get_world_size() if torch_dist.is_initialized() else 1
+
+
+def is_started() -> bool:
+    return torch_dist.is_initialized()
+
+
+def backend() -> str:
+    return torch_dist.get_backend() if torch_dist.is_initialized() else "none"
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def launched_by_environment() -> bool:
+    """True under torchrun and the like, where each process already knows its rank."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def start(device: torch.device, timeout_s: int) -> bool:
+    """Joins the process group that the environment describes; False where there is none to join."""
+    if torch_dist.is_initialized() or not launched_by_environment():
+        return False
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    torch_dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    return True
+
+
+def start_alone(timeout_s: int) -> None:
+    """A group of one, for DeepSpeed, which cannot do without."""
+    if torch_dist.is_initialized():
+        return
+    store = torch_dist.HashStore()  # type: ignore[attr-defined]
+    torch_dist.init_process_group(
+        "gloo", store=store, rank=0, world_size=1, timeout=timedelta(seconds=timeout_s)
+    )
+
+
+def stop() -> None:
+    if torch_dist.is_initialized():
+        torch_dist.destroy_process_group()
+
+
+def barrier() -> None:
+    if world() > 1:
+        torch_dist.barrier()
+
+
+def all_sum(tensor: Tensor) -> Tensor:
+    """Sums in place over the ranks."""
+    if world() > 1:
+        torch_dist.all_reduce(tensor, op=torch_dist.ReduceOp.SUM)
+    return tensor
+
+
+def all_gather(value: Any) -> list[Any]:
+    """A picklable value of every rank, in rank order."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    torch_dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast(value: Any) -> Any:
+    """Rank 0's picklable value, on every rank."""
+    if world() == 1:
+        return value
+    box = [value]
+    torch_dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def share(tensors: Iterable[Tensor]) -> None:
+    """Rank 0's numbers into every rank's tensors."""
+    if world() > 1:
+        for tensor in tensors:
+            torch_dist.broadcast(tensor, src=0)

@@ -1,0 +1,25 @@
+"""Errors that a user can act on: one line that says what is wrong, where, and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something in the request is wrong: exit code 2, one line, no traceback."""
+
+    exit_code = 2
+
+
+class RunError(Exception):
+    """The request was fine and the run could not go on: exit code 1, one line, no traceback."""
+
+    exit_code = 1
+
+
+def closest(word: str, choices: Iterable[str]) -> str:
+    """' (did you mean X?)' when one of the choices is near, else the list of them."""
+    options = sorted(map(str, choices))
+    near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return "choose from: " + ", ".join(options)

@@ -1,0 +1,162 @@
+"""What a family hands to the loop: networks, phases with their losses, and how to sample.
+
+Shape letters, here and everywhere: B C T H W; N tokens, K codes or frequencies, R rays, D features.
+Inside a model, video is float `B C T H W` in [-1, 1]; a reader hands over `uint8 B T H W C`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hvdm import rng
+
+Logs = Mapping[str, Tensor]
+"""Named values, one per sample; the loop averages them over the global batch."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch. Rows of weight 0 pad the last one, so that all ranks run equally many."""
+
+    fields: Mapping[str, Tensor]
+    keys: tuple[str, ...]
+    draws: tuple[int, ...]
+    weight: Tensor
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.fields[name]
+
+    @property
+    def video(self) -> Tensor:
+        return to_model(self.fields["video"])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
+        """Moves the rows; floating fields take the run's dtype, uint8 video stays as it is."""
+
+        def move(value: Tensor) -> Tensor:
+            return value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
+
+        fields = {name: move(value) for name, value in self.fields.items()}
+        return Batch(fields, self.keys, self.draws, move(self.weight))
+
+
+def to_model(video_bthwc: Tensor) -> Tensor:
+    """uint8 `B T H W C` -> float `B C T H W` in [-1, 1]."""
+    return video_bthwc.permute(0, 4, 1, 2, 3).to(torch.get_default_dtype()) / 127.5 - 1
+
+
+def to_pixels(video_bcthw: Tensor) -> Tensor:
+    """Float `B C T H W` in [-1, 1] -> uint8 `B T H W C`, rounded."""
+    pixels = ((video_bcthw.float() + 1) * 127.5).round().clamp(0, 255)
+    return pixels.to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Random numbers of a batch: row i depends on the seed and on draw i, and on nothing else."""
+
+    seed: int
+    draws: tuple[int, ...]
+    scope: str = "sample"
+    device: torch.device | str = "cpu"
+
+    def _rows(self, use: str, draw_row: Callable[[torch.Generator], Tensor]) -> Tensor:
+        rows = [draw_row(rng.generator(self.seed, draw, self.scope, use)) for draw in self.draws]
+        return torch.stack(rows).to(self.device)
+
+    def randn(self, shape: tuple[int, ...], use: str) -> Tensor:
+        return self._rows(use, lambda g: torch.randn(shape, generator=g, dtype=torch.float32)).to(
+            torch.get_default_dtype()
+        )
+
+    def uniform(self, shape: tuple[int, ...], use: str) -> Tensor:
+        return self._rows(use, lambda g: torch.rand(shape, generator=g, dtype=torch.float32)).to(
+            torch.get_default_dtype()
+        )
+
+    def randint(self, high: int, use: str) -> Tensor:
+        """One integer below `high` for each row."""
+        return self._rows(use, lambda g: torch.randint(high, (), generator=g))
+
+
+@dataclass(frozen=True)
+class Context(Noise):
+    """What a loss may know besides its rows: the step, and noise that no rank can change."""
+
+    step: int = 0
+
+
+Loss = Callable[[Batch, Context], tuple[Tensor, Logs]]
+
+
+def always(step: int) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimizer step in a training step: the network that moves, its loss, its steps.
+
+    The loss gives one value per sample, shape `B`, and calls the raw modules in `recipe.trained`.
+    """
+
+    net: str
+    loss: Loss
+    when: Callable[[int], bool] = always
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The shape of what a recipe models, fixed by the run."""
+
+    frames: int
+    height: int
+    width: int
+    channels: int = 3
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (self.channels, self.frames, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a recipe is built from besides its own config."""
+
+    clip: Clip
+    first_stage: "Recipe | None" = None
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What to sample. `options` are the verb's, checked by the recipe."""
+
+    what: str = "clip"
+    steps: int | None = None
+    options: Mapping[str, Any] | None = None
+
+
+class Recipe(Protocol):
+    """A family's stage as data. `trained` get an engine each; `frozen` never move."""
+
+    trained: nn.ModuleDict
+    frozen: nn.ModuleDict
+    averaged: tuple[str, ...]
+    phases: tuple[Phase, ...]
+
+    def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
+        """Float `B C T H W`, row i a function of draw i of the noise."""
+        ...
+
+
+class Reconstructs(Protocol):
+    """A recipe with an autoencoder: what later stages and `reconstruction@1` call."""
+
+    latent_shape: tuple[int, ...]
+
+    def encode(self, nets: nn.ModuleDict, video: Tensor) -> Tensor: ...
+
+    def decode(self, nets: nn.ModuleDict, latent: Tensor) -> Tensor: ...

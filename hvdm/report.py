@@ -1,0 +1,159 @@
+"""One event stream of a run: JSON lines always; console, TensorBoard and W&B read the same."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Sink(Protocol):
+    def metrics(self, values: Mapping[str, Any]) -> None: ...
+
+    def event(self, values: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """`metrics.jsonl` and `events.jsonl`, a whole line at a time."""
+
+    def __init__(self, run: Path) -> None:
+        run.mkdir(parents=True, exist_ok=True)
+        self._metrics = _open_lines(run / "metrics.jsonl")
+        self._events = _open_lines(run / "events.jsonl")
+
+    def metrics(self, values: Mapping[str, Any]) -> None:
+        _write_line(self._metrics, values)
+
+    def event(self, values: Mapping[str, Any]) -> None:
+        _write_line(self._events, values)
+
+    def close(self) -> None:
+        os.close(self._metrics)
+        os.close(self._events)
+
+
+def _open_lines(path: Path) -> int:
+    """Opens for appending; a line cut short by a crash is closed off, so it spoils no other."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        os.write(descriptor, b"\n")
+    return descriptor
+
+
+def _write_line(descriptor: int, values: Mapping[str, Any]) -> None:
+    os.write(descriptor, (json.dumps(values) + "\n").encode())
+
+
+class TensorBoard:
+    def __init__(self, run: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(run / "logs" / "tensorboard"))
+
+    def metrics(self, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, int | float) and name not in ("step", "time"):
+                self._writer.add_scalar(name, value, values["step"])
+
+    def event(self, values: Mapping[str, Any]) -> None:
+        self._writer.add_text("events", json.dumps(values), values.get("step") or 0)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    def __init__(self, run: Path, config: Mapping[str, Any]) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            dir=str(run), name=run.name, id=run.name, resume="allow", config=config
+        )
+
+    def metrics(self, values: Mapping[str, Any]) -> None:
+        self._run.log(dict(values), step=values["step"])
+
+    def event(self, values: Mapping[str, Any]) -> None:
+        return None
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Console:
+    """One short line per logged step and per event."""
+
+    def __init__(self, write: Callable[[str], Any] = print) -> None:
+        self._write = write
+
+    def metrics(self, values: Mapping[str, Any]) -> None:
+        self._write(metric_line(values))
+
+    def event(self, values: Mapping[str, Any]) -> None:
+        self._write(event_line(values))
+
+    def close(self) -> None:
+        return None
+
+
+_SHOWN = ("step", "steps", "time", "clips_per_s", "seconds_left", "samples", "lr")
+
+
+def metric_line(values: Mapping[str, Any]) -> str:
+    numbers = "  ".join(
+        f"{name} {value:.4g}"
+        for name, value in values.items()
+        if name not in _SHOWN and isinstance(value, int | float)
+    )
+    speed = f"{values['clips_per_s']:.1f} clips/s  {duration(values['seconds_left'])} left"
+    width = len(str(values["steps"]))
+    return f"step {values['step']:>{width}}/{values['steps']}  {numbers}  {speed}"
+
+
+def event_line(values: Mapping[str, Any]) -> str:
+    details = "  ".join(f"{k}={v}" for k, v in values.items() if k not in ("event", "time"))
+    return f"{values['event']}: {details}"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class Reporter:
+    """Hands every event to all sinks; ranks other than the first hold none."""
+
+    def __init__(self, sinks: list[Sink]) -> None:
+        self._sinks = sinks
+
+    def metrics(self, **values: Any) -> None:
+        for sink in self._sinks:
+            sink.metrics({**values, "time": time.time()})
+
+    def event(self, name: str, **values: Any) -> None:
+        for sink in self._sinks:
+            sink.event({"event": name, "time": time.time(), **values})
+
+    def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSON-lines file; what a crash cut short is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
