@@ -1,0 +1,238 @@
+"""A data set of rendered clips: `hvdm data synthetic`."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_tools.writer import Sample, commit_folder, part_folder, shard_name, write_shard
+from hvdm import rng
+from hvdm.data.schema import (
+    VERSION,
+    Manifest,
+    Shard,
+    canonical,
+    read_manifest,
+    splits,
+    write_manifest,
+)
+from hvdm.data.shards import check_sizes
+from hvdm.data.synthetic import CLASSES, dissimilarity, render
+from hvdm.errors import UserError
+
+GENERATOR = "synthetic"
+GENERATOR_VERSION = 1
+GROUP = 8
+"""Frames between keyframes: random windows start soon after one."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What all clips of a data set share."""
+
+    seed: int
+    frames: int
+    height: int
+    width: int
+    fps: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to render: samples `first` up to `last` of a split."""
+
+    folder: str
+    split: str
+    number: int
+    first: int
+    last: int
+    look: Look
+
+
+Run = Callable[[Callable[[Job], Shard], Iterable[Job]], Iterable[Shard]]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A data set, and whether this call rendered it or found it complete."""
+
+    folder: Path
+    manifests: dict[str, Manifest]
+    fresh: bool
+
+    def __str__(self) -> str:
+        counts = ", ".join(
+            f"{name} {manifest.samples} clips in {len(manifest.shards)} shards"
+            for name, manifest in self.manifests.items()
+        )
+        state = "made" if self.fresh else "complete already, nothing to do"
+        return f"{self.folder}: {state} ({counts})"
+
+
+def make(
+    out: str | Path,
+    seed: int = 0,
+    train: int = 512,
+    test: int = 64,
+    per_shard: int = 64,
+    frames: int = 16,
+    height: int = 64,
+    width: int = 64,
+    fps: int = 8,
+    run: Run = map,
+) -> Made:
+    """Renders the clips of both splits; one shard is one job of `run`."""
+    look = Look(seed, frames, height, width, fps)
+    _check(look, train, test, per_shard)
+    counts = {name: count for name, count in (("train", train), ("test", test)) if count}
+    arguments = {**asdict(look), "train": train, "test": test, "per_shard": per_shard}
+    out = Path(out)
+    if found := _found(out, counts, provenance(arguments)):
+        return Made(out, found, fresh=False)
+    part = part_folder(out)
+    jobs = [job for name in counts for job in _jobs(part, name, counts[name], per_shard, look)]
+    shards = list(run(render_shard, jobs))
+    manifests = {name: _manifest(name, jobs, shards, arguments) for name in counts}
+    for name, manifest in manifests.items():
+        write_manifest(part / name, manifest)
+    commit_folder(part, out)
+    return Made(out, manifests, fresh=True)
+
+
+def _check(look: Look, train: int, test: int, per_shard: int) -> None:
+    if min(look.frames, look.height, look.width, look.fps, per_shard) < 1 or min(train, test) < 0:
+        raise UserError("frames, height, width, fps and per_shard are at least 1, train and test 0")
+    if train + test < 1:
+        raise UserError("train and test are both 0: nothing to make")
+    if look.height % 2 or look.width % 2:
+        raise UserError(
+            f"height and width are even in h264 video, got {look.height} x {look.width}"
+        )
+
+
+def provenance(arguments: dict[str, int]) -> dict[str, Any]:
+    return {
+        "generator": GENERATOR,
+        "version": GENERATOR_VERSION,
+        "arguments": arguments,
+        "classes": list(CLASSES),
+    }
+
+
+def _found(out: Path, counts: dict[str, int], wanted: dict[str, Any]) -> dict[str, Manifest] | None:
+    """What an earlier call with equal arguments left; None where nothing is in the way."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not splits(out):
+        raise UserError(f"{out} exists and is not a data set; give another out=DIR")
+    manifests = {name: read_manifest(out / name) for name in splits(out)}
+    if any(canonical(manifest.provenance) != canonical(wanted) for manifest in manifests.values()):
+        raise UserError(
+            f"{out} holds a data set that was made with {_difference(manifests, wanted)}; "
+            "give another out=DIR, or remove it"
+        )
+    if set(manifests) != set(counts):
+        raise UserError(f"{out} lacks a split that it was made with; remove it and make it anew")
+    for name, manifest in manifests.items():
+        check_sizes(out / name, manifest.shards)
+    return {name: manifests[name] for name in counts}
+
+
+def _difference(manifests: dict[str, Manifest], wanted: dict[str, Any]) -> str:
+    """The arguments that differ, as they were."""
+    there = next(iter(manifests.values())).provenance
+    before, now = there.get("arguments", {}), wanted["arguments"]
+    if there.get("generator") != GENERATOR or not isinstance(before, dict):
+        return f"another tool ({there.get('generator')})"
+    changed = [f"{key}={before.get(key)}" for key in now if before.get(key) != now[key]]
+    return " ".join(changed) or f"version {there.get('version')} of the renderer"
+
+
+def _jobs(part: Path, split: str, count: int, per_shard: int, look: Look) -> Iterator[Job]:
+    (part / split).mkdir()
+    for number, first in enumerate(range(0, count, per_shard)):
+        last = min(first + per_shard, count)
+        yield Job(str(part / split), split, number, first, last, look)
+
+
+def _manifest(
+    split: str, jobs: list[Job], shards: list[Shard], arguments: dict[str, int]
+) -> Manifest:
+    own = tuple(shard for job, shard in zip(jobs, shards, strict=True) if job.split == split)
+    total = sum(shard.samples for shard in own)
+    return Manifest(VERSION, split, total, own, provenance(arguments))
+
+
+def render_shard(job: Job) -> Shard:
+    """One shard, a function of its job alone."""
+    samples = (render_sample(job.look, job.split, index) for index in range(job.first, job.last))
+    return write_shard(Path(job.folder) / shard_name(job.number), samples)
+
+
+def render_sample(look: Look, split: str, index: int) -> Sample:
+    seed = rng.seed_of(look.seed, split)
+    clip = render(seed, index, look.frames, look.height, look.width)
+    about = {
+        "label": clip.label,
+        "class": CLASSES[clip.label],
+        "motion": clip.strength,
+        "dssim": dissimilarity(clip.video[0], clip.video[-1]),
+        "description": clip.description,
+        "frames": look.frames,
+        "height": look.height,
+        "width": look.width,
+        "fps": look.fps,
+        "source": f"{GENERATOR}-{look.seed}-{split}-{index}",
+    }
+    parts = {"json": canonical(about), "mp4": encode_h264(clip.video, look.fps)}
+    return Sample(f"{split}-{index:08d}", parts)
+
+
+def encode_h264(video: npt.NDArray[np.uint8], fps: int, crf: int = 16) -> bytes:
+    """An mp4 whose bytes depend on the frames alone; x264's depend on its thread count too."""
+    import av
+
+    options = {
+        "crf": str(crf),
+        "g": str(GROUP),
+        "bf": "0",
+        "sc_threshold": "0",
+        "threads": "1",
+        "x264-params": "open-gop=0",
+    }
+    # To put the index at the front, the muxer reads its own file again, so it needs a real one.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+            stream = container.add_stream("libx264", rate=fps, options=options)
+            stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], "yuv420p"
+            for pixels in video:
+                frame = av.VideoFrame.from_ndarray(to_yuv420(pixels), format="yuv420p")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return path.read_bytes()
+
+
+def to_yuv420(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """`H W 3` as planes `3H/2 W` (BT.601, limited range).
+
+    Left to the encoder, the conversion read memory beyond small frames: equal frames gave unequal
+    bytes, depending on what the process had encoded before.
+    """
+    weights = np.array(
+        [
+            [65.481, 128.553, 24.966],
+            [-37.797, -74.203, 112.0],
+            [112.0, -93.786, -18.214],
+        ]
+    )
+    height, width, _ = rgb.shape
+    planes = (rgb[..., None, :] * weights).sum(-1) / 255 + (16, 128, 128)
+    luma = planes[..., 0].reshape(height, width)
+    chroma = planes[..., 1:].reshape(height // 2, 2, width // 2, 2, 2).mean((1, 3))
+    flat = np.concatenate([luma.ravel(), chroma[..., 0].ravel(), chroma[..., 1].ravel()])
+    return flat.round().clip(0, 255).astype(np.uint8).reshape(height * 3 // 2, width)

@@ -1,0 +1,184 @@
+"""Is a data set what its manifests say? Damage is reported, never raised: `hvdm data verify`."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hvdm.data.decode import CannotDecode, decode_all
+from hvdm.data.loader import about_of, video_of
+from hvdm.data.schema import MANIFEST, DamagedSample, Entry, Shard, read_index, read_manifest
+from hvdm.data.shards import check_range, parse, read_range, size_problem
+from hvdm.errors import RunError, UserError
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is wrong; the key is None where it is about a whole file."""
+
+    split: str
+    shard: str
+    key: str | None
+    what: str
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What was found in one shard; `frames` counts those that were decoded."""
+
+    split: str
+    shard: str
+    samples: int
+    bytes: int
+    frames: int = 0
+    damage: tuple[Damage, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found in a data set."""
+
+    folder: str
+    decoded: bool
+    shards: tuple[ShardReport, ...]
+    damage: tuple[Damage, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not self.damage
+
+    def as_json(self) -> dict[str, Any]:
+        """The report for a program."""
+        return {"ok": self.ok, **json.loads(json.dumps(asdict(self)))}
+
+    def __str__(self) -> str:
+        clips = sum(shard.samples for shard in self.shards)
+        frames = sum(shard.frames for shard in self.shards)
+        seen = f"{frames} frames decoded" if self.decoded else "nothing decoded"
+        head = f"{self.folder}: {len(self.shards)} shards, {clips} clips, {seen}"
+        lines = [f"{_where(damage)}: {damage.what}" for damage in self.damage]
+        return "\n".join([f"{head}, {len(lines) or 'no'} damage", *lines])
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to look through."""
+
+    folder: str
+    split: str
+    shard: Shard
+    decode: bool
+
+
+Run = Callable[[Callable[[Job], ShardReport], Iterable[Job]], Iterable[ShardReport]]
+
+
+def verify(folder: str | Path, decode: bool = True, run: Run = map) -> Report:
+    """Looks through a data set or one split of it; one shard is one job of `run`."""
+    folder = Path(folder)
+    jobs: list[Job] = []
+    damage: list[Damage] = []
+    for split in _split_folders(folder):
+        try:
+            manifest = read_manifest(split)
+        except UserError as error:
+            damage.append(Damage(split.name, MANIFEST, None, str(error)))
+            continue
+        damage += _doubles(split.name, manifest.shards) + _strangers(split, manifest.shards)
+        jobs += [Job(str(split), split.name, shard, decode) for shard in manifest.shards]
+    reports = tuple(run(verify_shard, jobs))
+    found = (one for report in reports for one in report.damage)
+    return Report(str(folder), decode, reports, (*damage, *found))
+
+
+def _split_folders(folder: Path) -> list[Path]:
+    """The folders with a manifest, or with shards that have lost theirs."""
+    if _has_data(folder):
+        return [folder]
+    found = [path for path in sorted(folder.glob("*/")) if _has_data(path)]
+    if not found:
+        read_manifest(folder)
+    return found
+
+
+def _has_data(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file() or any(folder.glob("*.tar"))
+
+
+def _doubles(split: str, shards: tuple[Shard, ...]) -> list[Damage]:
+    counts = Counter(shard.name for shard in shards)
+    twice = [name for name, count in counts.items() if count > 1]
+    return [Damage(split, name, None, "is in the manifest more than once") for name in twice]
+
+
+def _strangers(folder: Path, shards: tuple[Shard, ...]) -> list[Damage]:
+    known = {shard.name for shard in shards}
+    strange = sorted(path.name for path in folder.glob("*.tar") if path.name not in known)
+    return [Damage(folder.name, name, None, "is not in the manifest") for name in strange]
+
+
+def verify_shard(job: Job) -> ShardReport:
+    """One shard: its size and hash, its index, and every sample in it."""
+    frames = 0
+    damage = [Damage(job.split, job.shard.name, None, what) for what in _file_problems(job)]
+    for key, count, what in _samples(job):
+        frames += count
+        if what:
+            damage.append(Damage(job.split, job.shard.name, key, what))
+    shard = job.shard
+    return ShardReport(job.split, shard.name, shard.samples, shard.bytes, frames, tuple(damage))
+
+
+def _file_problems(job: Job) -> Iterator[str]:
+    path = Path(job.folder) / job.shard.name
+    if problem := size_problem(Path(job.folder), job.shard):
+        yield problem
+        return
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        yield f"shard {path} cannot be read ({error})"
+        return
+    if digest != job.shard.sha256:
+        yield f"shard {path} has another sha256 than the manifest"
+
+
+def _samples(job: Job) -> Iterator[tuple[str | None, int, str | None]]:
+    """Key, frames decoded and what is wrong, for each sample."""
+    path = Path(job.folder) / job.shard.name
+    try:
+        entries = read_index(Path(job.folder), job.shard)
+    except RunError as error:
+        yield None, 0, str(error)
+        return
+    if not path.is_file():
+        return
+    for entry in entries:
+        try:
+            yield entry.key, _sample_frames(path, entry, job.decode), None
+        except DamagedSample as error:
+            yield entry.key, 0, error.reason
+        except (RunError, ValueError, TypeError) as error:
+            yield entry.key, 0, str(error)
+
+
+def _sample_frames(path: Path, entry: Entry, decode: bool) -> int:
+    """How many frames were decoded; raises when there are others than promised."""
+    data = read_range(path, entry)
+    check_range(data, entry, path.name)
+    parts = parse(data, path.name, entry.key)
+    if not decode:
+        return 0
+    count = len(decode_all(video_of(parts), strict=True))
+    promised = about_of(parts).get("frames", count)
+    if count != promised:
+        raise CannotDecode(f"{count} frames where {promised} were promised")
+    return count
+
+
+def _where(damage: Damage) -> str:
+    return "/".join(part for part in (damage.split, damage.shard, damage.key) if part)

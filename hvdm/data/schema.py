@@ -1,0 +1,197 @@
+"""What a data set says of itself: a manifest per split, and an index beside each shard.
+
+A data set is `DIR/train`, `DIR/test`, …; each holds `manifest.json`, `shard-000000.tar`, … and for
+each shard `shard-000000.index.json` with the byte range of every sample. A shard is an ordinary
+WebDataset tar, so counts and places are known before anything is read.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hvdm.errors import RunError, UserError
+
+VERSION = 1
+MANIFEST = "manifest.json"
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class DamagedSample(RunError):
+    """One sample cannot be used: its shard, its key and why."""
+
+    def __init__(self, shard: str, key: str, reason: str) -> None:
+        super().__init__(
+            f"{shard}/{key}: {reason}; `hvdm data verify` lists all that is damaged in the data set"
+        )
+        self.shard, self.key, self.reason = shard, key, reason
+
+    def __reduce__(self) -> tuple[type["DamagedSample"], tuple[str, str, str]]:
+        return DamagedSample, (self.shard, self.key, self.reason)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file; `index_sha256` is the hash of the index beside it."""
+
+    name: str
+    bytes: int
+    sha256: str
+    samples: int
+    index_sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that is known of one split."""
+
+    version: int
+    split: str
+    samples: int
+    shards: tuple[Shard, ...]
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a sample lies in its shard: a contiguous range of whole tar members, headers included.
+
+    The hash is what finds damage: a video decoder hides most of it.
+    """
+
+    key: str
+    offset: int
+    bytes: int
+    sha256: str
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with one spelling for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def manifest_hash(manifest: Manifest) -> str:
+    return sha256_of(canonical(asdict(manifest)))
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames within the folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """The file is there whole or not at all."""
+    part = path.with_name(f".part-{path.name}")
+    with open(part, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    sync_folder(path.parent)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    text = json.dumps(asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False)
+    atomic_write(folder / MANIFEST, text.encode() + b"\n")
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """The manifest of a split's folder, such as `DIR/train`."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise UserError(_missing(Path(folder)))
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); restore it or make it anew") from None
+    return _manifest(content, path)
+
+
+def splits(folder: str | Path) -> list[str]:
+    """The splits of a data set folder, by name."""
+    return sorted(path.parent.name for path in Path(folder).glob(f"*/{MANIFEST}"))
+
+
+def _missing(folder: Path) -> str:
+    if not folder.is_dir():
+        return (
+            f"data set folder {folder} does not exist; make a data set with "
+            "`hvdm data synthetic out=DIR` and give DIR/train"
+        )
+    if found := splits(folder):
+        return f"{folder} has no {MANIFEST}, its splits do: give " + " or ".join(
+            str(folder / split) for split in found
+        )
+    return (
+        f"{folder} has no {MANIFEST}, so it is not a data set; make one with "
+        "`hvdm data synthetic out=DIR` or `hvdm data shard`"
+    )
+
+
+def _manifest(content: Any, path: Path) -> Manifest:
+    version = content.get("version") if isinstance(content, dict) else None
+    if version != VERSION:
+        raise UserError(
+            f"{path} has schema version {version!r}, this program reads version {VERSION}; "
+            "make the data set anew with `hvdm data …`"
+        )
+    shards = tuple(_shard(entry, path) for entry in _field(content, "shards", list, path))
+    samples = _field(content, "samples", int, path)
+    if samples != sum(shard.samples for shard in shards):
+        raise UserError(f"{path}: {samples} samples, but its shards add up to another number")
+    split = _field(content, "split", str, path)
+    return Manifest(VERSION, split, samples, shards, _field(content, "provenance", dict, path))
+
+
+def _shard(entry: Any, path: Path) -> Shard:
+    name = _field(entry, "name", str, path)
+    if not FILE_NAME.fullmatch(name):
+        raise UserError(f"{path}: {name!r} is not the plain file name of a shard")
+    size, samples = _field(entry, "bytes", int, path), _field(entry, "samples", int, path)
+    if size < 0 or samples < 0:
+        raise UserError(f"{path}: negative size or count for {name}")
+    sha256, index = _field(entry, "sha256", str, path), _field(entry, "index_sha256", str, path)
+    return Shard(name, size, sha256, samples, index)
+
+
+def _field(content: Any, name: str, kind: type, path: Path) -> Any:
+    value = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UserError(f"{path}: {name!r} is missing or not of type {kind.__name__}")
+    return value
+
+
+def index_path(folder: Path, shard: str) -> Path:
+    return folder / f"{shard.removesuffix('.tar')}.index.json"
+
+
+def index_bytes(entries: tuple[Entry, ...]) -> bytes:
+    return canonical({"version": VERSION, "samples": [asdict(entry) for entry in entries]})
+
+
+def read_index(folder: Path, shard: Shard) -> tuple[Entry, ...]:
+    """The index of a shard, checked against the manifest."""
+    path = index_path(folder, shard.name)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise RunError(f"index {path} is missing; restore it from the data's source") from None
+    if sha256_of(data) != shard.index_sha256:
+        raise RunError(f"index {path} is not the one of the manifest; restore it")
+    entries = tuple(Entry(**entry) for entry in json.loads(data)["samples"])
+    if len(entries) != shard.samples:
+        raise RunError(f"{path}: {len(entries)} samples instead of {shard.samples}; restore it")
+    return entries
