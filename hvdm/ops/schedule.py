@@ -1,0 +1,43 @@
+"""Gaussian diffusion q(x_t | x_0) (DDPM, arXiv 2006.11239, eq. 4) with sqrt-linear betas.
+
+Tables are float64 on the CPU, also where a default device is set; what meets a sample takes the
+sample's device and dtype.
+"""
+
+import torch
+from torch import Tensor
+
+
+def sqrt_linear_betas(steps: int = 1000, first: float = 0.0015, last: float = 0.0195) -> Tensor:
+    """beta_t = linspace(sqrt(first), sqrt(last))^2, as in latent diffusion (arXiv 2112.10752)."""
+    roots = torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64, device="cpu")
+    return roots.square()
+
+
+def alpha_bars(betas: Tensor) -> Tensor:
+    """Cumulative product of 1 - beta (DDPM, section 2)."""
+    return torch.cumprod(1 - betas, 0)
+
+
+def signal_and_noise(alpha_bar: Tensor, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), one per row, to be broadcast over `like`."""
+    chosen = alpha_bar.to(t.device)[t].reshape(-1, *[1] * (like.ndim - 1))
+    return chosen.sqrt().to(like), (1 - chosen).sqrt().to(like)
+
+
+def q_sample(x0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps (DDPM, eq. 4); `t` is one per row."""
+    signal, noise = signal_and_noise(alpha_bar, t, x0)
+    return signal * x0 + noise * eps
+
+
+def x0_from_eps(x: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """The x_0 that `q_sample` would have made `x` from with this `eps`."""
+    signal, noise = signal_and_noise(alpha_bar, t, x)
+    return (x - noise * eps) / signal
+
+
+def eps_from_x0(x: Tensor, t: Tensor, x0: Tensor, alpha_bar: Tensor) -> Tensor:
+    """The eps that `q_sample` would have made `x` from with this `x0`."""
+    signal, noise = signal_and_noise(alpha_bar, t, x)
+    return (x - signal * x0) / noise

@@ -1,0 +1,224 @@
+import dataclasses
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from hvdm.errors import UserError
+from hvdm.recipe import Batch, Clip, Context, Given, Noise, SampleRequest
+from hvdm.recipes.hvdm import autoencoder
+from hvdm.recipes.hvdm.diffusion import Config, build
+from hvdm.recipes.hvdm.unet import Double, Halve, UNet
+
+CLIP = Clip(4, 8, 16)
+STAGE = autoencoder.Config(
+    patch=4,
+    width=8,
+    depth=1,
+    heads=1,
+    head_dim=4,
+    projection_depth=1,
+    projection_heads=1,
+    projection_head_dim=4,
+    projection_hidden=8,
+    conv_channels=(4,),
+    fusion_depth=1,
+)
+TINY = Config(width=8, multipliers=(1, 2), blocks=1, sampling_steps=3)
+
+
+@contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def tiny(config=TINY, clip=CLIP):
+    torch.manual_seed(0)
+    return build(config, Given(clip, autoencoder.build(STAGE, Given(clip))))
+
+
+def awake(config=TINY):
+    """A recipe whose zero layers have weights, as after some training."""
+    recipe = tiny(config)
+    source = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in recipe.trained.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=source, dtype=torch.float32))
+    return recipe
+
+
+def rows(draws):
+    videos = [
+        torch.randint(0, 256, (4, 8, 16, 3), generator=torch.Generator().manual_seed(d))
+        for d in draws
+    ]
+    fields = {"video": torch.stack(videos).to(torch.uint8)}
+    return Batch(fields, tuple(map(str, draws)), tuple(draws), torch.ones(len(draws)))
+
+
+def loss_of(recipe, draws):
+    return recipe.phases[0].loss(rows(draws), Context(0, tuple(draws), "denoiser"))
+
+
+def count(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize("width, millions", [(128, 299.6), (256, 1197.9)])
+def test_parameter_counts_of_other_widths(width, millions):
+    with torch.device("meta"):
+        net = UNet(4, width, (1, 2, 4, 4), 2, False)
+    assert count(net) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_parameter_count_of_the_paper():
+    clip = Clip(16, 256, 256)
+    with torch.device("meta"):
+        first_stage = autoencoder.build(autoencoder.Config(), Given(clip))
+        recipe = build(Config(), Given(clip, first_stage))
+        denoiser = recipe.trained["denoiser"]
+        latent = torch.empty(1, *recipe.latent_shape)
+        assert denoiser(latent, torch.zeros(1), latent).shape == latent.shape
+    assert count(denoiser) == 673_895_812
+    assert len(denoiser.down.skips) == 12
+
+
+def test_time_is_never_halved_and_space_at_each_level():
+    net = UNet(4, 8, (1, 2, 2), 1, False)
+    time = net.time(torch.zeros(1), torch.zeros(()))
+    outputs = net.down(net.stem(torch.zeros(1, 8, 3, 8, 4)), time)
+    sides = [tuple(x.shape[2:]) for x in outputs]
+    assert sides == [(3, 8, 4), (3, 8, 4), (3, 4, 2), (3, 4, 2), (3, 2, 1), (3, 2, 1)]
+
+
+def test_resampling_is_average_pooling_and_nearest_neighbour():
+    x = torch.randn(2, 3, 2, 4, 6, dtype=torch.float64)
+    torch.testing.assert_close(Halve()(x), nn.AvgPool3d((1, 2, 2))(x))
+    assert torch.equal(Double()(x), nn.Upsample(scale_factor=(1, 2, 2))(x))
+
+
+def test_loss_starts_at_the_variance_of_the_noise():
+    recipe, draws = tiny(), tuple(range(64))
+    losses, logs = loss_of(recipe, draws)
+    eps = Context(0, draws, "denoiser").randn(recipe.latent_shape, "eps")
+    torch.testing.assert_close(losses, eps.square().mean((1, 2, 3, 4)))
+    torch.testing.assert_close(logs["mse"], losses)
+    assert losses.mean().item() == pytest.approx(1, abs=0.05)
+
+
+def test_a_rows_loss_does_not_know_its_batch():
+    with default_dtype(torch.float64):
+        recipe = awake()
+        together, _ = loss_of(recipe, (0, 1, 2))
+        alone = torch.cat([loss_of(recipe, (draw,))[0] for draw in (0, 1, 2)])
+    assert together.dtype == torch.float64
+    torch.testing.assert_close(together, alone, atol=1e-9, rtol=0)
+
+
+def test_loss_takes_nothing_from_the_global_generator():
+    recipe = awake()
+    before = torch.get_rng_state()
+    loss_of(recipe, (0,))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_every_weight_gets_a_gradient_and_the_first_stage_none():
+    recipe = awake()
+    loss_of(recipe, (0, 1))[0].sum().backward()
+    assert [n for n, p in recipe.trained.named_parameters() if p.grad is None] == []
+    assert list(recipe.frozen) == ["autoencoder"]
+    assert not any(p.requires_grad for p in recipe.frozen.parameters())
+    assert not recipe.frozen.training
+
+
+def test_checkpointing_changes_no_gradient():
+    gradients = []
+    for flag in (False, True):
+        recipe = awake(dataclasses.replace(TINY, activation_checkpointing=flag))
+        loss_of(recipe, (0, 1))[0].sum().backward()
+        gradients.append([p.grad for p in recipe.trained.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_bf16_autocast_runs():
+    recipe = awake()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, _ = loss_of(recipe, (0, 1))
+    loss.sum().backward()
+    torch.testing.assert_close(loss, loss_of(recipe, (0, 1))[0], rtol=0.1, atol=0)
+
+
+def test_the_condition_is_seen():
+    with default_dtype(torch.float64):
+        recipe = awake()
+        net, x = recipe.trained["denoiser"], torch.randn(1, *recipe.latent_shape)
+        t = torch.tensor([5])
+        assert not torch.allclose(net(x, t, x), net(x, t, torch.zeros_like(x)))
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_a_sample_is_a_function_of_its_draw(eta):
+    with default_dtype(torch.float64):
+        recipe = awake(dataclasses.replace(TINY, eta=eta))
+        request = SampleRequest()
+        clips = recipe.sample(recipe.trained, request, Noise(0, (5, 6, 7)))
+        shuffled = recipe.sample(recipe.trained, request, Noise(0, (7, 5)))
+    assert clips.shape == (3, *CLIP.shape)
+    assert clips.abs().max() <= 1
+    assert not clips.requires_grad
+    torch.testing.assert_close(shuffled, clips[[2, 0]], atol=1e-9, rtol=0)
+    assert not torch.allclose(clips[0], clips[1])
+
+
+def test_sampling_uses_the_weights_it_is_given():
+    recipe = awake()
+    other = awake()
+    nn.init.ones_(other.trained["denoiser"].head.bias)
+    noise, request = Noise(0, (0,)), SampleRequest(steps=2)
+    ours = recipe.sample(recipe.trained, request, noise)
+    assert not torch.equal(ours, recipe.sample(other.trained, request, noise))
+
+
+def test_sampling_takes_the_steps_of_the_request():
+    recipe, calls = tiny(), []
+    recipe.trained["denoiser"].register_forward_hook(lambda *_: calls.append(1))
+    recipe.sample(recipe.trained, SampleRequest(), Noise(0, (0,)))
+    recipe.sample(recipe.trained, SampleRequest(steps=5), Noise(0, (0,)))
+    assert len(calls) == 3 + 5
+
+
+@pytest.mark.parametrize(
+    "request_, words",
+    [
+        (SampleRequest(what="long"), "what=long"),
+        (SampleRequest(options={"image": "a.png"}), "image"),
+        (SampleRequest(steps=0), "steps=0"),
+    ],
+)
+def test_wrong_requests_are_refused(request_, words):
+    recipe = tiny()
+    with pytest.raises(UserError, match=words):
+        recipe.sample(recipe.trained, request_, Noise(0, (0,)))
+
+
+def test_levels_must_divide_the_latent():
+    with pytest.raises(UserError, match=r"data.height.*latent height of 2.*multiple of 4"):
+        tiny(dataclasses.replace(TINY, multipliers=(1, 2, 2)))
+    with pytest.raises(UserError, match="multipliers"):
+        tiny(dataclasses.replace(TINY, multipliers=()))
+
+
+def test_a_first_stage_is_needed():
+    with pytest.raises(UserError, match="first_stage"):
+        build(TINY, Given(CLIP))
+
+
+def test_an_encoder_is_needed():
+    with pytest.raises(UserError, match="autoencoder"):
+        build(TINY, Given(CLIP, object()))
