@@ -1,0 +1,370 @@
+"""A training run from its folder: begin or resume, train, save, and say what happened."""
+
+import fcntl
+import functools
+import os
+import platform
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import yaml
+
+from hvdm import build, dist
+from hvdm import config as configs
+from hvdm.config import RunConfig, steps_of
+from hvdm.data.loader import Loader
+from hvdm.errors import RunError, UserError
+from hvdm.nets import attention
+from hvdm.report import Console, JsonLines, Reporter, Sink, TensorBoard, WeightsAndBiases
+from hvdm.train import checkpoint
+from hvdm.train.loop import Session, train_step
+from hvdm.train.meter import Meter
+
+STOPPED_BY_SIGNAL = 75
+PACKAGES = ("torch", "deepspeed", "ray", "webdataset", "decord", "xformers", "torch-fidelity")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    step: int
+    finished: bool
+
+
+def train(config: RunConfig, sinks: Sequence[Sink] | None = None) -> Outcome:
+    """Trains on this process's rank, from the newest checkpoint of the run folder if it has one.
+
+    What people read goes to `sinks`, by default the console; the run's files are always written.
+    """
+    run = Path(config.run)
+    run.mkdir(parents=True, exist_ok=True)
+    shown = [Console()] if sinks is None else list(sinks)
+    say = functools.partial(note, run, shown)
+    with (
+        _prepared(config, say) as device,
+        _report(config, run, shown) as report,
+        _claimed(run),
+        build.build_loader(config, config.data.train) as loader,
+    ):
+        session = _session(config, device, report)
+        return _train(session, loader, run, say)
+
+
+def _session(config: RunConfig, device: torch.device, report: Reporter) -> Session:
+    recipe = build.build_recipe(config, build.first_stage_of(config, device))
+    for nets in (recipe.trained, recipe.frozen):
+        nets.to(device=device, dtype=torch.get_default_dtype())
+    recipe.frozen.eval().requires_grad_(False)
+    _warm_start(config, recipe.trained)
+    engines = build.build_engines(config, recipe)
+    averages = build.build_averages(config, recipe, engines)
+    return Session(config, recipe, engines, averages, device, report)
+
+
+def _warm_start(config: RunConfig, nets: torch.nn.ModuleDict) -> None:
+    if config.init is None:
+        return
+    run, step = build.split_reference(config.init)
+    found = checkpoint.choose(run, step)
+    for name, module in nets.items():
+        if name not in found.nets:
+            have = ", ".join(found.nets)
+            raise UserError(f"init={config.init} has no network {name!r}; it has: {have}")
+        try:
+            module.load_state_dict(checkpoint.weights(found, name, averaged=True))
+        except RuntimeError as error:
+            line = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            raise UserError(f"init={config.init} does not fit network {name!r}: {line}") from None
+
+
+def _train(session: Session, loader: Loader, run: Path, say: Callable[[str], None]) -> Outcome:
+    config, total = session.config, session.config.total_steps
+    identity = build.identity(config, loader)
+    first = _resume(session, run, identity, say)
+    if first >= total:
+        if dist.is_main():
+            say(f"{run} is finished: {first} of {total} steps. steps=N trains it further")
+        return Outcome(first, True)
+    _describe(session, run)
+    session.report.event("resumed" if first else "started", step=first, **_environment(session))
+    last = _steps(session, loader, first, total, lambda step: _save(session, run, step, identity))
+    if last == total:
+        session.report.event("finished", step=last)
+    return Outcome(last, last == total)
+
+
+def _steps(
+    session: Session, loader: Loader, first: int, total: int, save: Callable[[int], None]
+) -> int:
+    config = session.config
+    save_every = max(1, steps_of(config.checkpoint.every, config.batch))
+    log_every = max(1, steps_of(config.log.every, config.batch))
+    meter = Meter(config.batch, total)
+    rows = loader.steps(first, total, config.batch, config.micro_batch, dist.rank(), dist.world())
+    with _stop_signal() as stopping:
+        for done, batches in enumerate(rows, start=first + 1):
+            means = train_step(session, done - 1, batches)
+            meter.tick()
+            if done % log_every == 0 or done == total:
+                speed = meter.read(done)
+                session.report.metrics(
+                    step=done, steps=total, samples=done * config.batch, **means, **speed
+                )
+            stop = any(dist.all_gather(bool(stopping))) if _watches_signals() else False
+            if done % save_every == 0 or done == total or stop:
+                save(done)
+            if stop:
+                session.report.event("stopped", step=done, reason="signal")
+                return done
+    return total
+
+
+# Resuming
+
+
+def _resume(
+    session: Session, run: Path, identity: Mapping[str, Any], say: Callable[[str], None]
+) -> int:
+    """Rank 0 chooses the checkpoint; all ranks load that one."""
+    chosen = dist.broadcast(_newest_step(run, say) if dist.is_main() else None)
+    if isinstance(chosen, Exception):
+        raise chosen
+    if chosen is None:
+        return 0
+    found = checkpoint.choose(run, chosen)
+    _same_run(run, found.manifest["identity"], identity)
+    for name, engine in session.engines.items():
+        checkpoint.restore(found, name, engine, session.averages.get(name))
+    return found.step
+
+
+def _newest_step(run: Path, say: Callable[[str], None]) -> int | None | RunError:
+    try:
+        found = checkpoint.newest_valid(run, say)
+    except RunError as error:
+        return error
+    return found.step if found else None
+
+
+def _same_run(run: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    old, new = dict(_flat(then)), dict(_flat(now))
+    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if changed:
+        key = changed[0]
+        more = f" (and {len(changed) - 1} more: {', '.join(changed[1:4])})" if changed[1:] else ""
+        raise UserError(
+            f"{run} has checkpoints of another run: {key} was {old.get(key)!r}, is now "
+            f"{new.get(key)!r}{more}; set it back, or use run=DIR for a new run"
+        )
+
+
+def _flat(value: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _flat(inner, f"{where}{key}.")
+        else:
+            yield f"{where}{key}", inner
+
+
+def _save(session: Session, run: Path, step: int, identity: Mapping[str, Any]) -> None:
+    config = session.config
+    began = time.monotonic()
+    extra = {
+        "identity": identity,
+        "cursor": {"seed": config.seed, "draw": step * config.batch},
+        "config": configs.digest(configs.plain(config)),
+        "commit": commit(),
+        "versions": versions(),
+    }
+    checkpoint.save(run, step, session.engines, session.averages, extra)
+    if dist.is_main():
+        checkpoint.keep_last(run, config.checkpoint.keep)
+    seconds = round(time.monotonic() - began, 3)
+    session.report.event("saved", step=step, seconds=seconds)
+
+
+# The process around it
+
+
+@contextmanager
+def _prepared(config: RunConfig, say: Callable[[str], None]) -> Iterator[torch.device]:
+    """Device, threads, precision and process group, put back as they were afterwards."""
+    device = device_of(config)
+    before = (torch.get_default_dtype(), torch.get_num_threads())
+    torch.set_num_threads(config.engine.threads)
+    torch.set_default_dtype(torch.float64 if config.engine.precision == "fp64" else torch.float32)
+    if device.type == "cuda":
+        _set_up_cuda(config, device)
+    joined = dist.start(device, config.cluster.timeout_s)
+    try:
+        if config.engine.name == "deepspeed":
+            _prepare_deepspeed(config, device, say)
+        yield device
+    finally:
+        torch.set_default_dtype(before[0])
+        torch.set_num_threads(before[1])
+        if joined:
+            dist.stop()
+
+
+def _prepare_deepspeed(config: RunConfig, device: torch.device, say: Callable[[str], None]) -> None:
+    from hvdm.train import zero
+
+    zero.prepare(device, config.cluster.timeout_s, say)
+
+
+def device_of(config: RunConfig) -> torch.device:
+    if config.cluster.gpus_per_worker == 0:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"cluster.gpus_per_worker={config.cluster.gpus_per_worker:g} asks for a GPU and "
+            f"{platform.node()} has none that torch can use; set cluster.gpus_per_worker=0"
+        )
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+
+
+def _set_up_cuda(config: RunConfig, device: torch.device) -> None:
+    torch.cuda.set_device(device)
+    torch.backends.cuda.matmul.allow_tf32 = config.engine.tf32
+    torch.backends.cudnn.allow_tf32 = config.engine.tf32
+    if config.engine.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+
+
+def note(run: Path, shown: Sequence[Sink], text: str) -> None:
+    """A remark for people, kept with the run's events."""
+    for sink in (JsonLines(run), *shown):
+        sink.event({"event": "note", "time": time.time(), "text": text})
+
+
+@contextmanager
+def _report(config: RunConfig, run: Path, shown: Sequence[Sink]) -> Iterator[Reporter]:
+    sinks: list[Sink] = []
+    if dist.is_main():
+        sinks = [JsonLines(run), *shown]
+        if config.log.tensorboard:
+            sinks.append(TensorBoard(run))
+        if config.log.wandb:
+            sinks.append(WeightsAndBiases(run, configs.plain(config)))
+    reporter = Reporter(sinks)
+    try:
+        yield reporter
+    finally:
+        reporter.close()
+
+
+@contextmanager
+def _claimed(run: Path) -> Iterator[None]:
+    """One job at a time trains a run folder; the kernel lets go when the process dies."""
+    with open(run / ".lock", "a") as handle:
+        if not dist.broadcast(_lock(handle) if dist.is_main() else None):
+            raise UserError(f"{run} is being trained by another process; wait for it or stop it")
+        yield
+
+
+def _lock(handle: IO[str], patience_s: float = 20.0) -> bool:
+    """Waits a little: workers of a job that was just killed may still be dying."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.2)
+
+
+def _watches_signals() -> bool:
+    """Only where this code owns the process: Ray runs it in a thread of a process of its own."""
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def _stop_signal() -> Iterator[list[int]]:
+    """A list that SIGTERM or SIGINT puts itself into; the second one ends the process at once."""
+    received: list[int] = []
+    if not _watches_signals():
+        yield received
+        return
+
+    def note(number: int, frame: object) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# What the run says of itself
+
+
+def _describe(session: Session, run: Path) -> None:
+    if dist.is_main():
+        text = yaml.safe_dump(configs.plain(session.config), sort_keys=False)
+        part = run / f".part-{build.CONFIG_FILE}"
+        part.write_text(text)
+        part.rename(run / build.CONFIG_FILE)
+
+
+def _environment(session: Session) -> dict[str, Any]:
+    config = session.config
+    dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.get_default_dtype()
+    return {
+        "steps": config.total_steps,
+        "workers": dist.world(),
+        "engine": engine_name(config),
+        "device": str(session.device),
+        "attention": attention.backend(session.device, dtype, 64),
+        "threads": torch.get_num_threads(),
+        "parameters": {
+            name: sum(getattr(p, "ds_numel", p.numel()) for p in module.parameters())
+            for name, module in session.recipe.trained.items()
+        },
+        "commit": commit(),
+        "versions": versions(),
+    }
+
+
+def engine_name(config: RunConfig) -> str:
+    stage = f" ZeRO-{config.engine.zero}" if config.engine.name == "deepspeed" else ""
+    return f"{config.engine.name}{stage} {config.engine.precision}"
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit of the code, where it runs from a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() if asked.returncode == 0 else None

@@ -1,0 +1,133 @@
+"""The one training loop. It knows phases and engines, and no family."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from hvdm import dist
+from hvdm.config import RunConfig
+from hvdm.errors import RunError
+from hvdm.recipe import Batch, Context, Logs, Phase, Recipe
+from hvdm.report import Reporter
+from hvdm.train import optim
+from hvdm.train.ema import Ema
+from hvdm.train.engine import Engine
+
+
+@dataclass
+class Session:
+    """What a training step works on."""
+
+    config: RunConfig
+    recipe: Recipe
+    engines: Mapping[str, Engine]
+    averages: Mapping[str, Ema]
+    device: torch.device
+    report: Reporter
+    skipped_in_a_row: int = 0
+
+
+@contextmanager
+def only_trains(nets: nn.ModuleDict, net: str) -> Iterator[None]:
+    """Only this network requires gradients; or ZeRO-0 and 1 would train other weights, silently."""
+    for name, module in nets.items():
+        module.requires_grad_(name == net)
+    yield
+
+
+def train_step(session: Session, step: int, rows: list[Batch]) -> dict[str, float]:
+    """One global batch through every phase that is due; gives the means over the batch."""
+    means: dict[str, float] = {}
+    rows = [batch.to(session.device, torch.get_default_dtype()) for batch in rows]
+    for index, phase in enumerate(session.recipe.phases):
+        if phase.when(step):
+            means |= _run_phase(session, index, phase, step, rows)
+    _stop_if_hopeless(session, step)
+    return means
+
+
+def _run_phase(
+    session: Session, index: int, phase: Phase, step: int, rows: list[Batch]
+) -> dict[str, float]:
+    engine = session.engines[phase.net]
+    tally = Tally()
+    with only_trains(session.recipe.trained, phase.net):
+        for i, batch in enumerate(rows):
+            context = Context(
+                session.config.seed, batch.draws, f"phase{index}", session.device, step
+            )
+            with engine.autocast():
+                losses, logs = phase.loss(batch, context)
+            tally.add(batch, losses, logs)
+            share = (losses * batch.weight).sum() / session.config.batch
+            engine.backward(share, last=i == len(rows) - 1)
+    means, bad = tally.over_ranks(session.config.batch)
+    norm = engine.grad_norm()
+    if bad or not math.isfinite(norm):
+        _skip(session, phase, step, norm, tally if bad else None)
+    else:
+        _move(session, phase, step)
+    return {f"{phase.net}/{name}": value for name, value in {**means, "grad_norm": norm}.items()}
+
+
+def _move(session: Session, phase: Phase, step: int) -> None:
+    config = session.config
+    session.engines[phase.net].step(optim.learning_rate(config.optimizer, step * config.batch))
+    if phase.net in session.averages:
+        session.averages[phase.net].update(step)
+    session.skipped_in_a_row = 0
+
+
+def _skip(session: Session, phase: Phase, step: int, norm: float, tally: "Tally | None") -> None:
+    """All ranks come here together: the decision was made on sums that all of them hold."""
+    session.engines[phase.net].skip()
+    session.skipped_in_a_row += 1
+    keys = [key for of_rank in dist.all_gather(tally.bad_keys) for key in of_rank] if tally else []
+    reason = "loss not finite" if tally else f"gradient norm {norm}"
+    session.report.event("skipped", step=step, net=phase.net, reason=reason, samples=keys)
+
+
+def _stop_if_hopeless(session: Session, step: int) -> None:
+    if session.skipped_in_a_row > session.config.skips_allowed:
+        raise RunError(
+            f"step {step}: {session.skipped_in_a_row} steps in a row were not finite and were "
+            "skipped; see events.jsonl for the samples, and lower optimizer.lr or set "
+            "optimizer.clip (skips_allowed sets how many are borne)"
+        )
+
+
+@dataclass
+class Tally:
+    """Sums over the rows of a phase; padding rows count for nothing."""
+
+    bad_keys: list[str] = field(default_factory=list)
+    _sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, batch: Batch, losses: Tensor, logs: Logs) -> None:
+        if losses.shape != batch.weight.shape:
+            raise RunError(
+                f"a loss has shape {tuple(losses.shape)}; expected one value per sample, "
+                f"{tuple(batch.weight.shape)}"
+            )
+        for name, values in {"loss": losses, **logs}.items():
+            total = (values.detach().double() * batch.weight).sum()
+            self._sums[name] = self._sums.get(name, torch.zeros_like(total)) + total
+        finite = torch.isfinite(losses.detach()) | (batch.weight == 0)
+        if not bool(finite.all()):
+            self.bad_keys += [k for k, ok in zip(batch.keys, finite.tolist()) if not ok]
+
+    def over_ranks(self, batch: int) -> tuple[dict[str, float], bool]:
+        """Means over the global batch, and whether any sample's loss was not finite."""
+        counted = torch.tensor(float(len(self.bad_keys)), dtype=torch.float64)
+        sums = torch.stack([t.cpu() for t in self._sums.values()] + [counted])
+        *totals, bad = _sum_on_device(sums).tolist()
+        return {name: total / batch for name, total in zip(self._sums, totals)}, bad > 0
+
+
+def _sum_on_device(sums: Tensor) -> Tensor:
+    device = "cuda" if torch.cuda.is_available() and dist.backend() == "nccl" else "cpu"
+    return dist.all_sum(sums.to(device)).cpu()

@@ -1,0 +1,43 @@
+"""Shared by all tests: one small data set, and processes that outlive a test."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_tools.synthetic import make
+from tests.ranks import Ranks
+
+torch.set_num_threads(1)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty clips to train on and twelve held out, 8 frames of 16x16."""
+    out = tmp_path_factory.mktemp("data") / "shapes"
+    make(out, seed=3, train=40, test=12, per_shard=8, frames=8, height=16, width=16, fps=8)
+    return out
+
+
+@pytest.fixture(scope="session")
+def one_rank() -> Iterator[Ranks]:
+    ranks = Ranks(1)
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> Iterator[Ranks]:
+    ranks = Ranks(2)
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture(scope="session")
+def three_ranks() -> Iterator[Ranks]:
+    ranks = Ranks(3)
+    yield ranks
+    ranks.close()
