@@ -1,0 +1,154 @@
+"""Pictures and films of clips: uint8 `B T H W C` in, PNG, mp4 or gif out."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from hvdm.data.schema import atomic_write
+from hvdm.errors import UserError
+
+Pixels = npt.NDArray[np.uint8]
+GAP, MARGIN, TEXT = 2, 8, 14
+LEAST_SIDE = 64
+"""Smaller frames are enlarged by whole numbers, or there is nothing to see."""
+MOST_FRAMES = 8
+GAIN = 4
+"""How many times the difference of two clips is amplified."""
+PAPER, INK = (255, 255, 255), (60, 60, 60)
+
+
+def contact_sheet(clips: Tensor, captions: Sequence[str] | None = None) -> bytes:
+    """A PNG with a row of frames for each clip, its caption above."""
+    _check(clips)
+    titles = list(captions) if captions is not None else [f"{i}" for i in range(len(clips))]
+    if len(titles) != len(clips):
+        raise UserError(f"{len(titles)} captions for {len(clips)} clips: give one for each")
+    rows = [_titled(_filmstrip(clips[i]), title) for i, title in enumerate(titles)]
+    return _png(_stack(rows))
+
+
+def strips(
+    original: Tensor, reconstruction: Tensor, captions: Sequence[str] | None = None
+) -> bytes:
+    """A PNG: for each clip its frames, those of its reconstruction, and their difference."""
+    _check(original)
+    _check(reconstruction)
+    if original.shape != reconstruction.shape:
+        raise UserError(
+            f"originals {tuple(original.shape)} and reconstructions "
+            f"{tuple(reconstruction.shape)} differ in shape"
+        )
+    apart = (original.int() - reconstruction.int()).abs() * GAIN
+    rows = {
+        "original": original,
+        "reconstruction": reconstruction,
+        f"difference x{GAIN}": apart.clamp(max=255).to(torch.uint8),
+    }
+    pictures = []
+    for i in range(len(original)):
+        name = f"{captions[i]}  " if captions else ""
+        pictures += [_titled(_filmstrip(v[i]), f"{name}{title}") for title, v in rows.items()]
+    return _png(_stack(pictures))
+
+
+def write_mp4(video: Tensor, path: Path, fps: int = 8) -> None:
+    """h264 of one clip `T H W C`, which browsers play; odd sides lose their last line."""
+    import av
+
+    _check(video[None])
+    pixels = _enlarged(video)
+    pixels = pixels[:, : pixels.shape[1] // 2 * 2, : pixels.shape[2] // 2 * 2]
+    part = path.with_name(f".part-{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "14", "threads": "1"})
+        stream.height, stream.width, stream.pix_fmt = pixels.shape[1], pixels.shape[2], "yuv420p"
+        for frame in pixels:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    part.replace(path)
+
+
+def write_gif(video: Tensor, path: Path, fps: int = 8) -> None:
+    """An endless gif of one clip `T H W C`."""
+    _check(video[None])
+    first, *rest = [Image.fromarray(frame) for frame in _enlarged(video)]
+    data = io.BytesIO()
+    first.save(data, "GIF", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+    _write(path, data.getvalue())
+
+
+def write_previews(
+    folder: Path, step: int, what: str, original: Tensor, generated: Tensor
+) -> list[Path]:
+    """What an evaluation saw: strips or a contact sheet, and the clips as one film."""
+    stem = folder / f"{what}-step-{step:08d}"
+    picture = strips(original, generated) if what == "reconstructions" else contact_sheet(generated)
+    _write(stem.with_suffix(".png"), picture)
+    films = torch.cat(list(generated), dim=2)
+    if what == "reconstructions":
+        films = torch.cat([torch.cat(list(original), dim=2), films], dim=1)
+    write_mp4(films, stem.with_suffix(".mp4"))
+    return [stem.with_suffix(".png"), stem.with_suffix(".mp4")]
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, data)
+
+
+def _check(clips: Tensor) -> None:
+    if clips.dtype != torch.uint8 or clips.dim() != 5 or clips.shape[-1] != 3:
+        raise UserError(
+            f"pictures are made of uint8 B T H W 3, got {clips.dtype} {tuple(clips.shape)}"
+        )
+
+
+def _enlarged(video: Tensor) -> Pixels:
+    """`T H W C`, each pixel repeated until the shorter side is large enough."""
+    pixels: Pixels = video.cpu().numpy()
+    factor = max(1, -(-LEAST_SIDE // min(pixels.shape[1:3])))
+    return pixels.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _filmstrip(video: Tensor) -> Image.Image:
+    """Frames from left to right, at most eight of them, the first and the last among these."""
+    count = min(MOST_FRAMES, len(video))
+    chosen = np.linspace(0, len(video) - 1, count).round().astype(int)
+    frames = _enlarged(video)[chosen]
+    height, width = frames.shape[1:3]
+    strip = Image.new("RGB", (count * (width + GAP) - GAP, height), PAPER)
+    for i, frame in enumerate(frames):
+        strip.paste(Image.fromarray(frame), (i * (width + GAP), 0))
+    return strip
+
+
+def _titled(picture: Image.Image, title: str) -> Image.Image:
+    sheet = Image.new("RGB", (picture.width, picture.height + TEXT + GAP), PAPER)
+    font = ImageFont.load_default(size=11)
+    ImageDraw.Draw(sheet).text((0, 0), title, INK, font=font)
+    sheet.paste(picture, (0, TEXT + GAP))
+    return sheet
+
+
+def _stack(pictures: Sequence[Image.Image]) -> Image.Image:
+    width = max(picture.width for picture in pictures) + 2 * MARGIN
+    height = sum(picture.height + MARGIN for picture in pictures) + MARGIN
+    sheet, top = Image.new("RGB", (width, height), PAPER), MARGIN
+    for picture in pictures:
+        sheet.paste(picture, (MARGIN, top))
+        top += picture.height + MARGIN
+    return sheet
+
+
+def _png(picture: Image.Image) -> bytes:
+    data = io.BytesIO()
+    picture.save(data, "PNG", optimize=True)
+    return data.getvalue()

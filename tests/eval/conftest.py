@@ -1,0 +1,67 @@
+"""Run folders of a toy family over a small data set of rendered clips."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from data_tools.synthetic import make
+from eval.subject import forget
+from hvdm import build
+from hvdm import config as configs
+from hvdm.train import checkpoint
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("eval") / "clips"
+    make(folder, train=0, test=21, per_shard=8, frames=6, height=32, width=32)
+    return folder
+
+
+@pytest.fixture
+def make_run(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeRun]:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+    def make_one(
+        name: str = "run",
+        kind: str = "autoencoder",
+        scale: float = 1.0,
+        step: int = 4,
+        extra: Any = None,
+    ) -> Path:
+        run = tmp_path / name
+        config = configs.load(
+            {
+                "recipe": "eval_toy_recipe",
+                "model": {"kind": kind, "scale": scale},
+                "data": {"path": str(clips), "frames": 6, "height": 32, "width": 32},
+                "optimizer": {"name": "sgd", "lr": 0.1},
+                "engine": {"name": "local"},
+                "cluster": {"name": "inline"},
+                "batch": 4,
+                "micro_batch": 4,
+                "samples": 64,
+                "run": str(run),
+            }
+        )
+        run.mkdir(exist_ok=True)
+        (run / build.CONFIG_FILE).write_text(yaml.safe_dump(configs.plain(config)))
+        engines = build.build_engines(config, build.build_recipe(config))
+        checkpoint.save(run, step, engines, {}, extra or {})
+        return run
+
+    yield make_one
+    forget()
+
+
+@pytest.fixture
+def video() -> torch.Tensor:
+    """Two clips of noise, uint8 `B T H W C`."""
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(0, 256, (2, 5, 16, 18, 3), generator=generator, dtype=torch.uint8)

@@ -1,0 +1,60 @@
+"""A family with one weight: enough to be built, saved, opened, and measured."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hvdm.errors import UserError
+from hvdm.recipe import Clip, Given, Noise, Phase, Recipe, SampleRequest
+
+
+@dataclass(frozen=True)
+class Config:
+    kind: Literal["autoencoder", "generator"] = "autoencoder"
+    scale: float = 1.0
+
+
+def build(config: Config, given: Given) -> Recipe:
+    kinds = {"autoencoder": ToyAutoencoder, "generator": ToyGenerator}
+    return kinds[config.kind](config, given.clip)
+
+
+class Scale(nn.Module):
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor([value]))
+
+
+class ToyGenerator:
+    """Coarse noise that drifts; its scale says how far the colours spread."""
+
+    averaged: tuple[str, ...] = ()
+
+    def __init__(self, config: Config, clip: Clip) -> None:
+        self.clip = clip
+        self.trained = nn.ModuleDict({"net": Scale(config.scale)})
+        self.frozen = nn.ModuleDict()
+        self.phases: tuple[Phase, ...] = ()
+
+    def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
+        coarse = noise.randn((self.clip.channels, 1, 4, 4), "start") * nets["net"].value
+        size = (self.clip.frames, self.clip.height, self.clip.width)
+        return functional.interpolate(coarse, size, mode="trilinear").tanh()
+
+
+class ToyAutoencoder(ToyGenerator):
+    """Every other pixel."""
+
+    latent_shape: tuple[int, ...] = (3, 1, 1, 1)
+
+    def encode(self, nets: nn.ModuleDict, video: Tensor) -> Tensor:
+        return functional.avg_pool3d(video, (1, 2, 2))
+
+    def decode(self, nets: nn.ModuleDict, latent: Tensor) -> Tensor:
+        return functional.interpolate(latent, scale_factor=(1, 2, 2)) * nets["net"].value
+
+    def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
+        raise UserError("an autoencoder does not sample")
