@@ -1,0 +1,77 @@
+"""`hvdm VERB key=value …`: finds the verb, runs it, and says in one line what went wrong."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+from hvdm.errors import RunError, UserError, closest
+from launcher import arguments
+from launcher.verbs import VERBS, Verb
+
+
+def main(typed: Sequence[str] | None = None) -> int:
+    typed = list(sys.argv[1:] if typed is None else typed)
+    try:
+        return _run(typed)
+    except (UserError, RunError) as error:
+        if "--traceback" in typed:
+            traceback.print_exc()
+        print(f"hvdm: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("hvdm: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+
+
+def _run(typed: list[str]) -> int:
+    given = arguments.parse(typed)
+    if not given.words:
+        print(overview())
+        return 0 if "--help" in given.flags or not typed else 2
+    verb = _find(given)
+    if "--help" in given.flags:
+        print(verb.help())
+        return 0
+    module, function = verb.function.split(":")
+    code: int = getattr(import_module(module), function)(given)
+    return code
+
+
+def _find(given: arguments.Arguments) -> Verb:
+    """The verb of one word or two; its words are taken off."""
+    for length in (2, 1):
+        name = " ".join(given.words[:length])
+        if len(given.words) >= length and name in VERBS:
+            given.words = given.words[length:]
+            return VERBS[name]
+    below = [name for name in VERBS if name.split()[0] == given.words[0]]
+    if below:
+        word = given.words[1] if len(given.words) > 1 else ""
+        choices = [name.split()[1] for name in below]
+        raise UserError(f"unknown verb {given.words[0]} {word!r}; {closest(word, choices)}")
+    raise UserError(f"unknown verb {given.words[0]!r}; {closest(given.words[0], VERBS)}")
+
+
+def overview() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "hvdm: distributed training of generative video models",
+            "",
+            "usage: hvdm VERB [key=value …] [--json] [--traceback] [--help]",
+            "",
+            *lines,
+            "",
+            "Begin with:  hvdm data synthetic out=datasets/shapes",
+            "             hvdm train config=tiny/hvdm_autoencoder",
+            "Each verb explains itself:  hvdm train --help",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""Ray: a session on this machine or in a running cluster, a worker group, an executor."""
+
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hvdm.config import ClusterConfig
+from hvdm.errors import RunError, UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Executor = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
+
+# Set before Ray is imported: `uv run` would have Ray build the environment anew on every worker,
+# and slow polling is most of the time from a lost worker to the next step.
+ENVIRONMENT = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+@contextmanager
+def session(cluster: ClusterConfig) -> Iterator[None]:
+    """Connects to Ray, starting it here for cluster=local, and leaves no process behind."""
+    ray = _import()
+    if ray.is_initialized():
+        check_room(cluster)
+        yield
+        return
+    # Ray's socket paths have to be short, whatever TMPDIR is.
+    folder = tempfile.mkdtemp(prefix="hvdm-ray-", dir="/tmp") if cluster.name == "local" else None
+    _connect(ray, cluster, folder)
+    try:
+        check_room(cluster)
+        yield
+    finally:
+        ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _import() -> Any:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # Without cached bytecode, a worker's imports are two thirds of a restart.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import ray
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    return ray
+
+
+def _connect(ray: Any, cluster: ClusterConfig, folder: str | None) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if cluster.name == "existing":
+        options["address"] = cluster.address or "auto"
+    else:
+        options |= {"address": "local", "include_dashboard": False, "_temp_dir": folder}
+        options["runtime_env"] = {"env_vars": {"PYTHONPATH": os.pathsep.join(_import_path())}}
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise RunError(
+            f"cluster={cluster.name} address={options['address']}: no connection ({line}); start "
+            "Ray there with `ray start`, or use cluster=local"
+        ) from None
+
+
+def _import_path() -> list[str]:
+    """What this process added to its path, so that a module of the user's own is found too."""
+    return [p for p in sys.path if p and "site-packages" not in p and p != sys.prefix]
+
+
+def check_room(cluster: ClusterConfig) -> None:
+    """More workers than the cluster has is said at once; Ray would wait for them forever."""
+    ray = _import()
+    have = ray.cluster_resources()
+    for resource, each in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
+        wanted, there = cluster.workers * each, have.get(resource, 0)
+        if wanted > there:
+            raise UserError(
+                f"cluster.workers={cluster.workers} with {each:g} {resource}s each need "
+                f"{wanted:g}, and cluster={cluster.name} has {there:g}; use fewer workers, or "
+                f"less of cluster.{resource.lower()}s_per_worker"
+            )
+
+
+def fit(
+    function: Callable[[Mapping[str, Any]], None],
+    argument: Mapping[str, Any],
+    cluster: ClusterConfig,
+    folder: Path,
+) -> None:
+    """Runs the function on every worker of a group; Ray Train restarts it when one is lost."""
+    ray = _import()
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    resources = {"CPU": cluster.cpus_per_worker}
+    if cluster.gpus_per_worker:
+        resources["GPU"] = cluster.gpus_per_worker
+    trainer = TorchTrainer(
+        function,
+        train_loop_config=dict(argument),
+        torch_config=TorchConfig(
+            backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.timeout_s
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.workers,
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name=f"{folder.name}-{time.time_ns()}",
+            storage_path=str(folder / "logs" / "ray"),
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _first_cause(error, folder) from None
+
+
+def _first_cause(error: Any, folder: Path) -> RunError:
+    """One line of what went wrong first; the whole story goes to the run's logs."""
+    log = folder / "logs" / "failure.txt"
+    with suppress(OSError):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(str(error))
+    failures = getattr(error, "worker_failures", None) or {}
+    causes = [f"worker {rank}: {_last_line(failure)}" for rank, failure in sorted(failures.items())]
+    return RunError(f"training failed: {(causes or [_last_line(error)])[0]} (all of it: {log})")
+
+
+def _last_line(error: Any) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+# Executors: map a function over items, here or elsewhere, results in the order of the items
+
+
+def in_process(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    return [function(item) for item in items]
+
+
+def executor(cluster: ClusterConfig) -> Executor:
+    """What the cluster config says: this process, or actors of a Ray job of its own."""
+    return in_process if cluster.name == "inline" else over_ray(cluster)
+
+
+def over_ray(cluster: ClusterConfig) -> Executor:
+    """One actor for each worker, fed item by item; results keep the order of the items."""
+
+    def run_all(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        with session(cluster):
+            return _over_actors(cluster, function, list(items))
+
+    return run_all
+
+
+def _over_actors(
+    cluster: ClusterConfig, function: Callable[[Item], Result], items: list[Item]
+) -> list[Result]:
+    ray = _import()
+    from ray.util.actor_pool import ActorPool
+
+    make = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)(_Caller)
+    actors = [make.remote(function) for _ in range(min(cluster.workers, len(items)))]
+    try:
+        return list(ActorPool(actors).map(lambda actor, item: actor.call.remote(item), items))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError | RunError):
+            raise error.cause from None
+        raise RunError(f"a worker failed: {_last_line(error)}") from None
+    except ray.exceptions.RayActorError as error:
+        raise RunError(f"a worker died: {_last_line(error)}; try again") from None
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+class _Caller:
+    """Calls one function, and lives as long as the job: its caches stay warm between items."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self._function = function
+
+    def call(self, item: Any) -> Any:
+        return self._function(item)
+
+
+def over_processes(workers: int) -> Executor:
+    """Fresh processes on this machine, without Ray."""
+
+    def run_all(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
+
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            return list(pool.map(function, items))
+
+    return in_process if workers == 1 else run_all

@@ -1,0 +1,153 @@
+"""The verbs around a run: train, sample, evaluate, compare, report."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hvdm import build
+from hvdm.config import ClusterConfig, parse
+from hvdm.errors import UserError, closest
+from hvdm.recipe import Noise, SampleRequest, to_pixels
+from launcher import cluster, compose
+from launcher import train as training
+from launcher.arguments import Arguments
+
+
+def train(given: Arguments) -> int:
+    name = given.need("config", "tiny/hvdm_autoencoder")
+    return training.train(compose.run_config(name, given.rest()))
+
+
+# Sampling
+
+SAMPLED = ("clip",)
+_ROWS_AT_ONCE = 8
+
+
+def sample(given: Arguments) -> int:
+    reference = given.need("run", "runs/tiny/hvdm_diffusion")
+    what = given.take("what", "clip") or "clip"
+    if what not in SAMPLED:
+        raise UserError(f"what={what!r} cannot be sampled; {closest(what, SAMPLED)}")
+    count = given.integer("count", 8) or 0
+    if count < 1:
+        raise UserError(f"count={count} is below 1")
+    seed = given.integer("seed", 0) or 0
+    request = SampleRequest(what, given.integer("steps"))
+    out = given.take("out")
+    given.done()
+    opened = build.open_run(reference)
+    folder = Path(out) if out else opened.run / "samples" / f"step-{opened.step:08d}"
+    began = time.monotonic()
+    videos = _draw(opened, request, seed, count)
+    paths = _write(videos, folder, seed)
+    _tell_samples(given.json, opened, paths, time.monotonic() - began)
+    return 0
+
+
+def _draw(opened: build.Opened, request: SampleRequest, seed: int, count: int) -> Tensor:
+    """Rows of a fixed number at a time, so that equal seeds give equal bits at any count."""
+    videos = []
+    with torch.no_grad():
+        for first in range(0, count, _ROWS_AT_ONCE):
+            draws = tuple(range(first, first + _ROWS_AT_ONCE))
+            video = opened.recipe.sample(opened.nets, request, Noise(seed, draws))
+            videos.append(to_pixels(video))
+            print(f"sampled {min(first + _ROWS_AT_ONCE, count)} of {count}", flush=True)
+    return torch.cat(videos)[:count]
+
+
+def _write(videos: Tensor, folder: Path, seed: int) -> list[Path]:
+    from eval import pictures
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for i, video in enumerate(videos):
+        for write, suffix in ((pictures.write_mp4, "mp4"), (pictures.write_gif, "gif")):
+            path = folder / f"seed-{seed}-{i:04d}.{suffix}"
+            write(video, path, fps=8)
+            paths.append(path)
+    sheet = folder / f"seed-{seed}-sheet.png"
+    sheet.write_bytes(
+        pictures.contact_sheet(videos, [f"seed {seed}, {i}" for i in range(len(videos))])
+    )
+    return [sheet, *paths]
+
+
+def _tell_samples(as_json: bool, opened: build.Opened, paths: list[Path], seconds: float) -> None:
+    if as_json:
+        answer = {"step": opened.step, "weights": opened.weights_hash, "seconds": seconds}
+        print(json.dumps({**answer, "files": [str(p) for p in paths]}, indent=1))
+        return
+    print(f"{len(paths)} files in {paths[0].parent} ({seconds:.1f} s); look at {paths[0]}")
+
+
+# Evaluation
+
+
+def evaluate(given: Arguments) -> int:
+    from eval.evaluate import Request
+    from eval.evaluate import evaluate as measure
+
+    where = _cluster(given)
+    request = Request(
+        run=given.need("run", "runs/tiny/hvdm_autoencoder"),
+        protocol=given.need("protocol", "reconstruction@1"),
+        detector=given.take("detector"),
+        clips=given.integer("clips"),
+        seed=given.integer("seed", 0) or 0,
+        steps=given.integer("steps"),
+        out=given.take("out"),
+        device="cuda" if where.gpus_per_worker else "cpu",
+    )
+    given.done()
+    result = measure(request, run=cluster.executor(where), say=_quiet if given.json else print)
+    print(json.dumps(result, indent=1) if given.json else f"wrote {result['path']}")
+    return 0
+
+
+def _quiet(text: str) -> None:
+    return None
+
+
+def _cluster(given: Arguments) -> ClusterConfig:
+    """The cluster group of the config, with `workers=N` as a short form."""
+    name = given.take("cluster", "local")
+    overrides = [f"{key}={given.take(key)}" for key in given.values if key.startswith("cluster.")]
+    workers = given.integer("workers")
+    if workers is not None:
+        overrides.append(f"cluster.workers={workers}")
+    return parse(ClusterConfig, compose.group("cluster", str(name), overrides), "cluster")
+
+
+def compare(given: Arguments) -> int:
+    from eval.evaluate import compare as compared
+    from eval.evaluate import read
+
+    if len(given.words) != 2:
+        raise UserError("two results are expected: hvdm compare A.json B.json")
+    given.done()
+    answer = compared(*(read(path) for path in given.words))
+    if given.json:
+        print(json.dumps(answer, indent=1))
+    for name, row in {} if given.json else answer["values"].items():
+        error = row["standard_error"]
+        spread = f" ± {error:.2g}" if error is not None else ""
+        print(
+            f"{name}: {row['a']:.4g} -> {row['b']:.4g}, difference {row['difference']:.4g}{spread}"
+        )
+    return 0
+
+
+def report(given: Arguments) -> int:
+    from eval.report import as_json, write_report
+
+    run = Path(given.need("run", "runs/tiny/hvdm_autoencoder"))
+    given.done()
+    if not run.is_dir():
+        raise UserError(f"run={run}: there is no such folder")
+    print(json.dumps(as_json(run), indent=1) if given.json else f"wrote {write_report(run)}")
+    return 0
