@@ -30,6 +30,7 @@ from hvdm.train.loop import Session, train_step
 from hvdm.train.meter import Meter
 
 STOPPED_BY_SIGNAL = 75
+PATIENCE_S = 20.0
 PACKAGES = ("torch", "deepspeed", "ray", "webdataset", "decord", "xformers", "torch-fidelity")
 
 
@@ -51,7 +52,7 @@ def train(config: RunConfig, sinks: Sequence[Sink] | None = None) -> Outcome:
     with (
         _prepared(config, say) as device,
         _report(config, run, shown) as report,
-        _claimed(run),
+        claimed(run),
         build.build_loader(config, config.data.train) as loader,
     ):
         session = _session(config, device, report)
@@ -265,7 +266,7 @@ def _report(config: RunConfig, run: Path, shown: Sequence[Sink]) -> Iterator[Rep
 
 
 @contextmanager
-def _claimed(run: Path) -> Iterator[None]:
+def claimed(run: Path) -> Iterator[None]:
     """One job at a time trains a run folder; the kernel lets go when the process dies."""
     with open(run / ".lock", "a") as handle:
         if not dist.broadcast(_lock(handle) if dist.is_main() else None):
@@ -273,9 +274,9 @@ def _claimed(run: Path) -> Iterator[None]:
         yield
 
 
-def _lock(handle: IO[str], patience_s: float = 20.0) -> bool:
+def _lock(handle: IO[str]) -> bool:
     """Waits a little: workers of a job that was just killed may still be dying."""
-    until = time.monotonic() + patience_s
+    until = time.monotonic() + PATIENCE_S
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,203 @@
+"""A run that was killed and resumed is the run that was not."""
+
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hvdm import run
+from hvdm.config import CheckpointConfig, RunConfig, Samples
+from hvdm.errors import RunError, UserError
+from hvdm.train import checkpoint
+from hvdm.train.loop import train_step
+from tests.ranks import Ranks
+from tests.toys import ADAMW, run_config
+from tests.train.test_engines import engine
+
+
+def train(config: RunConfig) -> None:
+    """In a rank process; the global generators are scrambled, since nothing may stand on them."""
+    scramble = int.from_bytes(os.urandom(4), "big")
+    torch.manual_seed(scramble)
+    np.random.seed(scramble)
+    random.seed(scramble)
+    run.train(config, sinks=())
+
+
+def last_hashes(folder: Path) -> dict[str, dict[str, str]]:
+    return checkpoint.hashes(checkpoint.choose(folder, None))
+
+
+def all_hashes(folder: Path) -> set[str]:
+    return {value for net in last_hashes(folder).values() for value in net.values()}
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("stage", [None, 0, 1, 2])
+@pytest.mark.parametrize("world", [1, 3])
+def test_resumed_is_straight_to_the_bit(
+    world: int, stage: int | None, shapes: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    ranks = request.getfixturevalue({1: "one_rank", 3: "three_ranks"}[world])
+    config = run_config(
+        tmp_path / "straight", shapes, engine=engine(stage), optimizer=ADAMW, steps=6
+    )
+    ranks.run(train, config)
+    broken = replace(config, run=str(tmp_path / "resumed"))
+    ranks.run(train, replace(broken, steps=3))
+    ranks.run(train, broken)
+    assert last_hashes(tmp_path / "straight") == last_hashes(tmp_path / "resumed")
+    control = replace(broken, run=str(tmp_path / "control"), seed=1)
+    ranks.run(train, control)
+    assert not all_hashes(tmp_path / "straight") & all_hashes(tmp_path / "control")
+
+
+@pytest.mark.processes
+def test_every_engine_reads_what_the_others_wrote(
+    one_rank: Ranks, two_ranks: Ranks, three_ranks: Ranks, shapes: Path, tmp_path: Path
+) -> None:
+    """Each goes on from the one before it; the end is that of one undisturbed run."""
+    ways = [(two_ranks, None), (three_ranks, 2), (one_rank, 1), (two_ranks, 0), (three_ranks, None)]
+    straight = run_config(tmp_path / "straight", shapes, steps=2 * len(ways))
+    one_rank.run(train, straight)
+    for i, (ranks, stage) in enumerate(ways, start=1):
+        config = replace(straight, run=str(tmp_path / "relay"), steps=2 * i)
+        ranks.run(train, replace(config, engine=engine(stage)))
+    from launcher.checkpoints import difference
+
+    for row in difference(f"{tmp_path}/straight", f"{tmp_path}/relay").values():
+        assert row["of_travel"] <= 1e-5, row
+
+
+@pytest.fixture
+def trained(shapes: Path, tmp_path: Path) -> RunConfig:
+    config = run_config(
+        tmp_path / "run",
+        shapes,
+        steps=4,
+        checkpoint=CheckpointConfig(every=Samples(10), keep=3),
+    )
+    run.train(config, sinks=())
+    return config
+
+
+def test_a_finished_run_is_left_alone(
+    trained: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = last_hashes(Path(trained.run))
+    outcome = run.train(trained)
+    assert outcome.finished and outcome.step == 4
+    assert "is finished" in capsys.readouterr().out
+    assert last_hashes(Path(trained.run)) == before
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"seed": 5}, "seed was 0, is now 5"),
+        ({"batch": 4}, "batch was 5, is now 4"),
+        ({"optimizer": ADAMW}, "optimizer.lr was 0.02, is now 0.001"),
+        ({"model": {"width": 16}}, "model.width"),
+    ],
+)
+def test_another_run_in_the_folder_is_refused(
+    trained: RunConfig, change: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(UserError, match=named):
+        run.train(replace(trained, steps=6, **change), sinks=())
+
+
+def test_engine_cluster_and_logging_may_change(trained: RunConfig) -> None:
+    changed = replace(trained, steps=5, micro_batch=1, log=replace(trained.log, every=Samples(99)))
+    assert run.train(changed, sinks=()).step == 5
+
+
+def damage(folder: Path, how: str) -> None:
+    path = next(folder.glob("*.safetensors"))
+    if how == "gone":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[:-10])
+    elif how == "bit":
+        data = bytearray(path.read_bytes())
+        data[-100] ^= 1
+        path.write_bytes(bytes(data))
+    else:
+        (folder / "manifest.json").write_text("{")
+
+
+@pytest.mark.parametrize("how", ["gone", "cut", "bit", "manifest"])
+def test_a_damaged_checkpoint_falls_back_aloud(
+    trained: RunConfig, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(trained.run) / "checkpoints"
+    damage(folder / checkpoint.name_of(4), how)
+    run.train(replace(trained, steps=5))
+    said = capsys.readouterr().out
+    assert "checkpoint refused" in said and "resumed: step=2" in said
+
+
+def test_none_valid_is_an_error_and_never_step_zero(trained: RunConfig) -> None:
+    for folder in (Path(trained.run) / "checkpoints").iterdir():
+        damage(folder, "bit")
+    with pytest.raises(RunError, match="no checkpoint of .* is valid.*damaged"):
+        run.train(replace(trained, steps=6), sinks=())
+
+
+def test_a_part_folder_is_never_listed_and_goes_with_the_next_save(trained: RunConfig) -> None:
+    part = Path(trained.run) / "checkpoints" / ".part-step-00000005"
+    part.mkdir()
+    (part / "critic.rank00000.safetensors").write_bytes(b"half")
+    run.train(replace(trained, steps=5), sinks=())
+    assert not part.exists()
+    assert [c.step for c in checkpoint.listed(Path(trained.run))] == [2, 4, 5]
+
+
+def test_a_full_disk_leaves_no_half_written_checkpoint(
+    trained: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(RunError, match="step 6 .*No space left.*same command"):
+        run.train(replace(trained, steps=6), sinks=())
+    names = {path.name for path in (Path(trained.run) / "checkpoints").iterdir()}
+    assert names == {checkpoint.name_of(2), checkpoint.name_of(4)}
+    monkeypatch.undo()
+    assert run.train(replace(trained, steps=6), sinks=()).finished
+
+
+def test_only_the_last_are_kept(trained: RunConfig) -> None:
+    run.train(replace(trained, steps=12), sinks=())
+    assert [c.step for c in checkpoint.listed(Path(trained.run))] == [8, 10, 12]
+
+
+def test_two_jobs_do_not_train_one_folder(
+    trained: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "PATIENCE_S", 0.0)
+    with (
+        run.claimed(Path(trained.run)),
+        pytest.raises(UserError, match="being trained by another process"),
+    ):
+        run.train(replace(trained, steps=6), sinks=())
+
+
+def test_the_step_function_is_the_only_one() -> None:
+    """A second training loop is the disease that this design is against."""
+    root = Path(run.__file__).parents[1]
+    folders = [root / name for name in ("hvdm", "launcher", "eval", "data_tools")]
+    found = [
+        path.relative_to(root).as_posix()
+        for folder in folders
+        for path in folder.rglob("*.py")
+        if ".backward(" in path.read_text()
+    ]
+    assert sorted(found) == ["hvdm/train/engine.py", "hvdm/train/loop.py", "hvdm/train/zero.py"]
+    assert train_step.__module__ == "hvdm.train.loop"
