@@ -1,0 +1,156 @@
+"""`hvdm models`: what a config builds, counted on the meta device, where nothing is allocated."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hvdm import build
+from hvdm.config import RunConfig
+from hvdm.errors import UserError
+from hvdm.recipe import Batch, Context, Recipe
+from launcher import compose
+from launcher.arguments import Arguments
+
+
+def models(given: Arguments) -> int:
+    name = given.take("config")
+    if name is None:
+        given.done()
+    overrides = given.rest()
+    rows = [describe(each, overrides) for each in ([name] if name else compose.names())]
+    if given.json:
+        print(json.dumps(rows, indent=1))
+    for row in () if given.json else rows:
+        _tell(row)
+    return 0
+
+
+def describe(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
+    """Parameters and multiply-adds per network of one config, and the shape of its latent."""
+    config = compose.run_config(name, overrides or [])
+    recipe = on_meta(config)
+    counted = multiply_adds(recipe, config)
+    latent = getattr(recipe, "latent_shape", None)
+    return {
+        "config": name,
+        "recipe": config.recipe,
+        "clip": [config.data.frames, config.data.height, config.data.width],
+        "latent_shape": None if latent is None else list(latent),
+        "networks": {
+            net: {"parameters": parameters(module), "multiply_adds": counted.get(net)}
+            for net, module in recipe.trained.items()
+        },
+        "frozen": {net: {"parameters": parameters(m)} for net, m in recipe.frozen.items()},
+    }
+
+
+def on_meta(config: RunConfig) -> Recipe:
+    """The recipe without its weights; its first stage need not be trained."""
+    below = _first_stage_config(config)
+    first_stage = None if below is None else on_meta(below)
+    with torch.device("meta"):
+        return build.build_recipe(config, first_stage)
+
+
+def _first_stage_config(config: RunConfig) -> RunConfig | None:
+    """That of the run, where there is one; else the config that would train it."""
+    if config.first_stage is not None:
+        run, _ = build.split_reference(config.first_stage)
+        if (run / build.CONFIG_FILE).is_file():
+            return build.read_config(run)
+    if config.first_stage_config is not None:
+        return compose.run_config(config.first_stage_config)
+    if config.first_stage is not None:
+        raise UserError(
+            f"first_stage={config.first_stage} is not trained, and first_stage_config does not "
+            "say how it would be: set first_stage_config=NAME"
+        )
+    return None
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+# Multiply-adds
+
+
+def multiply_adds(recipe: Recipe, config: RunConfig) -> dict[str, int]:
+    """Of one forward pass per clip in the loss that trains the network.
+
+    A network is left out where its loss needs values, or fields that not every data set has.
+    """
+    counted: dict[str, int] = {}
+    for index, phase in enumerate(recipe.phases):
+        if phase.net in counted:
+            continue
+        net = recipe.trained[phase.net]
+        context = Context(config.seed, (0,), f"phase{index}", "meta")
+        tally = _Tally()
+        try:
+            with torch.no_grad(), tally.counter, _hooked(net, tally):
+                phase.loss(_meta_batch(config), context)
+        except (KeyError, NotImplementedError, RuntimeError):
+            continue
+        if tally.first:
+            counted[phase.net] = sum(tally.first.values()) // 2
+    return counted
+
+
+class _Tally:
+    """Operations of the outermost calls into a network, each entry point's first call."""
+
+    def __init__(self) -> None:
+        self.counter = FlopCounterMode(display=False)
+        self.first: dict[int, int] = {}
+        self._depth = 0
+        self._before = 0
+
+    def enter(self, module: nn.Module, inputs: Any) -> None:
+        if self._depth == 0:
+            self._before = self.counter.get_total_flops()
+        self._depth += 1
+
+    def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            spent = self.counter.get_total_flops() - self._before
+            self.first.setdefault(id(module), spent)
+
+
+@contextmanager
+def _hooked(net: nn.Module, tally: _Tally) -> Iterator[None]:
+    handles = [module.register_forward_pre_hook(tally.enter) for module in net.modules()]
+    handles += [module.register_forward_hook(tally.leave) for module in net.modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _meta_batch(config: RunConfig) -> Batch:
+    data = config.data
+    shape = (1, data.frames, data.height, data.width, 3)
+    video = torch.empty(shape, dtype=torch.uint8, device="meta")
+    return Batch({"video": video}, ("clip",), (0,), torch.ones(1, device="meta"))
+
+
+# For people
+
+
+def _tell(row: Mapping[str, Any]) -> None:
+    latent = "x".join(map(str, row["latent_shape"])) if row["latent_shape"] else "none"
+    clip = "x".join(map(str, row["clip"]))
+    print(f"{row['config']}: {row['recipe']}, clip {clip}, latent {latent}")
+    for net, counts in row["networks"].items():
+        spent = counts["multiply_adds"]
+        cost = "" if spent is None else f"  {spent / 1e9:12,.3f} G multiply-adds per clip"
+        print(f"  {net:<16}{counts['parameters']:>15,} parameters{cost}")
+    for net, counts in row["frozen"].items():
+        print(f"  {net:<16}{counts['parameters']:>15,} parameters, frozen")

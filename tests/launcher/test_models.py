@@ -1,0 +1,41 @@
+import json
+
+import pytest
+
+from hvdm.errors import UserError
+from launcher import arguments, compose, models
+
+
+def described(*typed):
+    return models.describe(typed[0], list(typed[1:]))
+
+
+@pytest.mark.parametrize("name", compose.names())
+def test_every_config_composes_and_builds_on_meta(name):
+    row = described(name)
+    assert row["networks"]
+    assert all(counts["parameters"] > 0 for counts in row["networks"].values())
+
+
+def test_a_diffusion_config_is_built_on_a_first_stage_that_is_not_trained(tmp_path):
+    row = described("tiny/hvdm_diffusion", f"first_stage={tmp_path}/not_there")
+    assert row["latent_shape"] == described("tiny/hvdm_autoencoder")["latent_shape"]
+    assert row["networks"]["denoiser"]["multiply_adds"] > 0
+
+
+def test_what_is_missing_is_said(tmp_path):
+    with pytest.raises(UserError, match="set first_stage_config=NAME"):
+        described(
+            "tiny/hvdm_diffusion", f"first_stage={tmp_path}/not_there", "first_stage_config=null"
+        )
+
+
+def test_json_is_one_list(capsys):
+    assert models.models(arguments.parse(["config=tiny/hvdm_autoencoder", "--json"])) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["config"] == "tiny/hvdm_autoencoder"
+
+
+def test_overrides_need_a_config():
+    with pytest.raises(UserError, match="unknown key 'model.width'"):
+        models.models(arguments.parse(["model.width=8"]))
