@@ -96,10 +96,20 @@ _ALL = (
         ("report run=runs/tiny/hvdm_autoencoder",),
     ),
     Verb(
+        "doctor",
+        "what works on this machine, and what to do about what does not",
+        "launcher.doctor:doctor",
+        (("--json", "every check as data"),),
+        ("doctor", "doctor --json"),
+    ),
+    Verb(
         "models",
         "every recipe: parameters per network, multiply-adds, latent shape",
         "launcher.models:models",
-        (("config=NAME", "only this one"), ("--json", "as data")),
+        (
+            ("config=NAME", "only this one, and then any key of it, such as model.width=256"),
+            ("--json", "as data"),
+        ),
         ("models", "models config=tiny/hvdm_diffusion --json"),
     ),
     Verb(
