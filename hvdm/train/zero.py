@@ -68,7 +68,7 @@ def _building(device: torch.device, say: Callable[[str], None]) -> Iterator[None
             "DeepSpeed needs a C++ compiler for its CPU operator and found neither c++ nor g++: "
             "install one (Debian: apt-get install g++), or use engine=local"
         )
-    folder = _extensions_folder()
+    folder = extensions_folder()
     with open(folder / "hvdm.lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         for stale in folder.glob("*/lock"):
@@ -77,7 +77,7 @@ def _building(device: torch.device, say: Callable[[str], None]) -> Iterator[None
         yield
 
 
-def _extensions_folder() -> Path:
+def extensions_folder() -> Path:
     """A build folder of our own, so that no other program's builds are touched."""
     chosen = os.environ.get("HVDM_EXTENSIONS_DIR")
     cache = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")

@@ -1,0 +1,45 @@
+"""What the workers of a test do: several runs in one worker group, some of them spoiled."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+
+from hvdm import dist, rng
+from hvdm.data.order import Order, Place
+from hvdm.recipe import Noise
+from launcher import worker
+
+
+def train_each(argument: Mapping[str, Any]) -> None:
+    """The launcher's own worker function, once for each config."""
+    for config in argument["configs"]:
+        with _spoiled(argument.get("spoil", "")):
+            worker.train(config)
+
+
+@contextmanager
+def _spoiled(how: str) -> Iterator[None]:
+    if how == "swapped sample":
+        with mock.patch.object(Order, "locate", _swapping(Order.locate)):
+            yield
+    elif how == "noise by rank":
+        with mock.patch.object(Noise, "_rows", _rows_of_rank):
+            yield
+    else:
+        yield
+
+
+def _swapping(honest: Any) -> Any:
+    def locate(self: Order, draw: int) -> Place:
+        place: Place = honest(self, 4 if draw == 3 else draw)
+        return place
+
+    return locate
+
+
+def _rows_of_rank(self: Noise, use: str, draw_row: Any) -> torch.Tensor:
+    generator = rng.generator(self.seed, dist.rank(), self.draws[0], use)
+    return torch.stack([draw_row(generator) for _ in self.draws])

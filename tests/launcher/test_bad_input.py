@@ -1,0 +1,185 @@
+"""What a user gets wrong ends in one line that says what, where, and what to do."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hvdm import run
+from hvdm.config import ClusterConfig
+from hvdm.errors import RunError, UserError
+from hvdm.train import checkpoint
+from launcher import cluster, worker
+from launcher.cli import main
+from tests.toys import run_config
+
+YAML = "tests/sixth/toy_flow.yaml"
+
+
+@pytest.fixture(autouse=True)
+def sixth_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user would: the module is on the path, the YAML is named."""
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(root)
+    monkeypatch.syspath_prepend(str(root / "tests/sixth"))
+
+
+def line_of(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[int, str]:
+    """The exit code, and the one line on standard error."""
+    code = main(typed)
+    error = capsys.readouterr().err.strip()
+    assert "Traceback" not in error
+    assert len(error.splitlines()) == 1, error
+    return code, error
+
+
+@pytest.mark.parametrize(
+    "typed, said",
+    [
+        (["trian"], "unknown verb 'trian'; did you mean 'train'?"),
+        (["checkpoint", "lst"], "unknown verb checkpoint 'lst'; did you mean 'list'?"),
+        (["train"], "config= is missing; for example config=tiny/hvdm_autoencoder"),
+        (["train", "config=tiny/hvdm_autoencodr"], "did you mean 'tiny/hvdm_autoencoder'?"),
+        (["train", "config=nowhere.yaml"], "there is no such file"),
+        (["train", f"config={YAML}", "batches=3"], "'batches'; did you mean 'batch'?"),
+        (["train", f"config={YAML}", "optimizer.lrr=1"], "did you mean 'optimizer.lr'?"),
+        (["train", f"config={YAML}", "model.widht=1"], "did you mean 'model.width'?"),
+        (["train", f"config={YAML}", "batch=many"], "batch='many' is a str; expected int"),
+        (["train", f"config={YAML}", "engine=deepsped"], "did you mean 'deepspeed'?"),
+        (["train", f"config={YAML}", "engine.zero=2"], "needs engine=deepspeed"),
+        (["train", f"config={YAML}", "cluster=inline", "cluster.workers=2"], "one process"),
+        (["train", f"config={YAML}", "cluster.workers=9"], "leaves workers without a row"),
+        (["train", f"config={YAML}", "samples=lots"], "expected a number of samples"),
+        (["train", f"config={YAML}", "recipe=no_such"], "is no module"),
+        (["train", f"config={YAML}", "--jsn"], "unknown flag '--jsn'; did you mean '--json'?"),
+        (["train", f"config={YAML}", "first_stage=runs/none"], "is not trained yet"),
+        (["evaluate", "run=runs/none", "protocol=reconstruction@1"], "runs/none is no run folder"),
+        (["evaluate", "run=runs/none", "protocol=fvd/tf-referense@1"], "fvd/tf-reference@1"),
+        (["sample", "run=runs/none"], "runs/none is no run folder"),
+        (["sample", "run=runs/none", "what=clips"], "did you mean 'clip'?"),
+        (["checkpoint", "list", "run=runs/none"], "there is no such folder"),
+        (["data", "verify", "path=/nonexistent"], "/nonexistent"),
+    ],
+)
+def test_one_line_and_exit_code_2(
+    typed: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = line_of(capsys, *typed)
+    assert code == 2
+    assert said in line, line
+
+
+def test_a_data_folder_without_a_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data/train").mkdir(parents=True)
+    typed = ["train", f"config={YAML}", f"data.path={tmp_path}/data", f"run={tmp_path}/run"]
+    code, line = line_of(capsys, *typed)
+    assert code == 2 and "manifest.json" in line and "hvdm data" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gpu_where_there_is_none(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = [f"config={YAML}", f"data.path={shapes}", f"run={tmp_path}/run", "cluster=inline"]
+    code, line = line_of(capsys, "train", *typed, "cluster.gpus_per_worker=1")
+    assert code == 2 and "asks for a GPU" in line and "cluster.gpus_per_worker=0" in line
+
+
+@pytest.mark.ray
+def test_more_workers_than_the_cluster_has(ray_session: None) -> None:
+    wanted = ClusterConfig("local", workers=4, cpus_per_worker=100)
+    with pytest.raises(UserError, match="need 400, and cluster=local has .*use fewer workers"):
+        cluster.check_room(wanted)
+
+
+def test_a_checkpoint_of_another_model(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = [f"config={YAML}", f"data.path={shapes}", f"run={tmp_path}/run", "cluster=inline"]
+    assert main(["train", *typed, "steps=1", "log.tensorboard=false"]) == 0
+    capsys.readouterr()
+    code, line = line_of(capsys, "train", *typed, "steps=2", "model.width=4")
+    assert code == 2 and "model.width was 8, is now 4" in line and "run=DIR" in line
+
+
+def test_init_from_another_model(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = run_config(tmp_path / "toys", shapes, steps=1)
+    run.train(config, sinks=())
+    typed = [f"config={YAML}", f"data.path={shapes}", f"run={tmp_path}/run", "cluster=inline"]
+    code, line = line_of(capsys, "train", *typed, f"init={tmp_path}/toys")
+    assert code == 2 and "no network 'velocity'; it has: critic, generator" in line
+
+
+def program(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, since DeepSpeed remembers what it has built."""
+    root = str(Path(__file__).parents[2])
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**os.environ, "PYTHONPATH": root, "DS_ACCELERATOR": "cpu", **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=root,
+    )
+
+
+PREPARE = """
+import torch
+from hvdm.train import zero
+try:
+    zero.prepare(torch.device("cpu"), 60, lambda text: print("SAID", text))
+    print("READY")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.processes
+def test_no_compiler_for_deepspeeds_operator(tmp_path: Path) -> None:
+    answer = program(PREPARE, PATH=str(tmp_path), HVDM_EXTENSIONS_DIR=str(tmp_path / "ops"))
+    assert "UserError DeepSpeed needs a C++ compiler" in answer.stdout
+    assert "engine=local" in answer.stdout
+
+
+@pytest.mark.processes
+def test_a_stale_lock_of_the_operators_build_is_cleared_and_said(tmp_path: Path) -> None:
+    """What a killed build leaves; left to itself, torch waits for it forever."""
+    from hvdm.train import zero
+
+    built = Path(zero.extensions_folder()) / "deepspeed_shm_comm"
+    copy = tmp_path / "ops" / "deepspeed_shm_comm"
+    if built.is_dir():
+        shutil.copytree(built, copy)
+    copy.mkdir(parents=True, exist_ok=True)
+    (copy / "lock").touch()
+    answer = program(PREPARE, HVDM_EXTENSIONS_DIR=str(tmp_path / "ops"))
+    assert "SAID removed" in answer.stdout and "READY" in answer.stdout, answer.stderr
+    assert not (copy / "lock").exists()
+
+
+@pytest.mark.ray
+def test_what_a_worker_cannot_mend_is_not_tried_again(
+    ray_session: None, shapes: Path, tmp_path: Path
+) -> None:
+    """The first real cause, once, and no traceback: not three restarts of the group."""
+    from launcher import train as training
+
+    config = run_config(
+        tmp_path / "run",
+        shapes,
+        model={"spoiled": tuple(range(100))},
+        steps=9,
+        skips_allowed=0,
+        cluster=ClusterConfig("local", workers=2, cpus_per_worker=0.5),
+    )
+    with pytest.raises(RunError, match="steps in a row were not finite"):
+        training.train(config)
+    assert not worker.fatal_path(config.run).exists()
+    assert checkpoint.listed(tmp_path / "run") == []
