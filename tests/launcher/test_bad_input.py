@@ -1,7 +1,7 @@
 """What a user gets wrong ends in one line that says what, where, and what to do."""
 
+import fcntl
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +55,6 @@ def line_of(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[int, str]:
         (["train", f"config={YAML}", "samples=lots"], "expected a number of samples"),
         (["train", f"config={YAML}", "recipe=no_such"], "is no module"),
         (["train", f"config={YAML}", "--jsn"], "unknown flag '--jsn'; did you mean '--json'?"),
-        (["train", f"config={YAML}", "first_stage=runs/none"], "is not trained yet"),
         (["evaluate", "run=runs/none", "protocol=reconstruction@1"], "runs/none is no run folder"),
         (["evaluate", "run=runs/none", "protocol=fvd/tf-referense@1"], "fvd/tf-reference@1"),
         (["sample", "run=runs/none"], "runs/none is no run folder"),
@@ -88,6 +87,14 @@ def test_a_gpu_where_there_is_none(
     typed = [f"config={YAML}", f"data.path={shapes}", f"run={tmp_path}/run", "cluster=inline"]
     code, line = line_of(capsys, "train", *typed, "cluster.gpus_per_worker=1")
     assert code == 2 and "asks for a GPU" in line and "cluster.gpus_per_worker=0" in line
+
+
+def test_a_first_stage_that_is_not_trained(
+    shapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = [f"config={YAML}", f"data.path={shapes}", "first_stage=runs/none"]
+    code, line = line_of(capsys, "train", *typed)
+    assert code == 2 and "runs/none is not trained yet" in line and "first_stage=RUN" in line
 
 
 @pytest.mark.ray
@@ -149,19 +156,19 @@ def test_no_compiler_for_deepspeeds_operator(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
-def test_a_stale_lock_of_the_operators_build_is_cleared_and_said(tmp_path: Path) -> None:
+def test_a_stale_lock_of_the_operators_build_is_cleared_and_said() -> None:
     """What a killed build leaves; left to itself, torch waits for it forever."""
     from hvdm.train import zero
 
-    built = Path(zero.extensions_folder()) / "deepspeed_shm_comm"
-    copy = tmp_path / "ops" / "deepspeed_shm_comm"
-    if built.is_dir():
-        shutil.copytree(built, copy)
-    copy.mkdir(parents=True, exist_ok=True)
-    (copy / "lock").touch()
-    answer = program(PREPARE, HVDM_EXTENSIONS_DIR=str(tmp_path / "ops"))
+    assert "READY" in program(PREPARE).stdout
+    folder = Path(zero.extensions_folder())
+    (operator,) = [path for path in folder.iterdir() if path.is_dir()]
+    with open(folder / "hvdm.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        (operator / "lock").touch()
+    answer = program(PREPARE)
     assert "SAID removed" in answer.stdout and "READY" in answer.stdout, answer.stderr
-    assert not (copy / "lock").exists()
+    assert not (operator / "lock").exists()
 
 
 @pytest.mark.ray
