@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hvdm.data.decode import CannotDecode, decode_all
-from hvdm.data.loader import about_of, video_of
+from hvdm.data.decode import CannotDecode
+from hvdm.data.rows import about_of, read_media
 from hvdm.data.schema import MANIFEST, DamagedSample, Entry, Shard, read_index, read_manifest
-from hvdm.data.shards import check_range, parse, read_range, size_problem
+from hvdm.data.shards import check_range, parse, size_problem
+from hvdm.data.store import LocalStore
 from hvdm.errors import RunError, UserError
 
 
@@ -168,12 +169,12 @@ def _samples(job: Job) -> Iterator[tuple[str | None, int, str | None]]:
 
 def _sample_frames(path: Path, entry: Entry, decode: bool) -> int:
     """How many frames were decoded; raises when there are others than promised."""
-    data = read_range(path, entry)
+    data = LocalStore(path.parent).read_range(path.name, entry.offset, entry.bytes)
     check_range(data, entry, path.name)
     parts = parse(data, path.name, entry.key)
     if not decode:
         return 0
-    count = len(decode_all(video_of(parts), strict=True))
+    count = len(read_media(parts, strict=True))
     promised = about_of(parts).get("frames", count)
     if count != promised:
         raise CannotDecode(f"{count} frames where {promised} were promised")

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +14,8 @@ from torch import nn
 from hvdm import config as configs
 from hvdm import rng
 from hvdm.config import RunConfig
-from hvdm.data.loader import ClipSpec, Loader
+from hvdm.data.loader import ClipSpec, Loader, Options
+from hvdm.data.store import join
 from hvdm.errors import UserError
 from hvdm.recipe import Clip, Given, Recipe
 from hvdm.train import checkpoint
@@ -23,6 +24,8 @@ from hvdm.train.ema import Ema
 from hvdm.train.engine import Engine, LocalEngine
 
 CONFIG_FILE = "config.yaml"
+FREE_DATA_KEYS = {"path", "mix", "threads", "ahead", "log_keys", *(f.name for f in fields(Options))}
+"""Where data lies and who decodes it may change between parts of a run."""
 
 
 def recipe_module(name: str) -> ModuleType:
@@ -160,21 +163,47 @@ def build_averages(
 
 def build_loader(config: RunConfig, split: str) -> Loader:
     data = config.data
-    return Loader(
-        Path(data.path) / split,
-        ClipSpec(data.frames, data.height, data.width, data.stride),
+    loader = Loader(
+        _folders(config, split),
+        configs.take(ClipSpec, data),
         seed=config.seed,
         lanes=data.lanes,
         window=data.window,
         threads=data.threads,
         ahead=data.ahead,
+        options=configs.take(Options, data),
+        key_log=Path(config.run) / "logs" / "keys" if data.log_keys else None,
     )
+    _check_latents(config, loader)
+    return loader
+
+
+def _folders(config: RunConfig, split: str) -> dict[str, float]:
+    """The data set, and in training those that are mixed in, each with its weight."""
+    mix = config.data.mix if split == config.data.train else {}
+    weights = {config.data.path: 1.0, **{path: float(mix[path]) for path in mix}}
+    return {join(path, split): weight for path, weight in weights.items()}
+
+
+def _check_latents(config: RunConfig, loader: Loader) -> None:
+    """Latents of other weights than the first stage's would train a model of something else."""
+    for source in loader.sources:
+        made_by = source.manifest.provenance.get("first_stage", {}).get("weights")
+        if made_by is None:
+            continue
+        if made_by != (own := first_stage_hash(config)):
+            loader.close()
+            raise UserError(
+                f"the latents under {config.data.path} were made by weights {made_by[:12]}, "
+                f"first_stage={config.first_stage} has {(own or 'none')[:12]}; encode them anew "
+                "with `hvdm data encode`, or name the first stage that made them"
+            )
 
 
 def identity(config: RunConfig, loader: Loader) -> dict[str, Any]:
     """What has to stay the same on resume; cluster, engine, logging and evaluation may change."""
     whole = configs.plain(config)
-    data = {k: v for k, v in whole["data"].items() if k not in ("path", "threads", "ahead")}
+    data = {k: v for k, v in whole["data"].items() if k not in FREE_DATA_KEYS}
     return {
         **{key: whole[key] for key in ("recipe", "model", "optimizer", "seed", "batch", "ema")},
         "data": {**data, **loader.identity()},

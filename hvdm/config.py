@@ -28,8 +28,22 @@ class DataConfig:
     stride: int = 1
     lanes: int = 64
     window: int = 256
+    max_stride: int | None = None
+    crop: Literal["centre", "random"] = "centre"
+    crop_scale: float = 1.0
+    flip: float = 0.0
+    short: Literal["refuse", "pad"] = "refuse"
+    mix: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 2
     ahead: int = 2
+    pool: Literal["threads", "processes"] = "threads"
+    decoder: str = "decord"
+    damaged: float = 0.01
+    stall_s: float = 300.0
+    timeout_s: float = 60.0
+    cache: str | None = None
+    cache_gb: float = 100.0
+    log_keys: bool = False
 
 
 @dataclass(frozen=True)
@@ -274,6 +288,12 @@ def _wrong(where: str, expected: str, value: Any) -> UserError:
 
 def _name(kind: Any) -> str:
     return getattr(kind, "__name__", None) or str(kind).replace("typing.", "")
+
+
+def take(cls: type[T], config: Any) -> T:
+    """Another dataclass from the fields that it shares with a config."""
+    names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: getattr(config, name) for name in names if hasattr(config, name)})
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -89,14 +89,18 @@ def _warm_start(config: RunConfig, nets: torch.nn.ModuleDict) -> None:
 def _train(session: Session, loader: Loader, run: Path, say: Callable[[str], None]) -> Outcome:
     config, total = session.config, session.config.total_steps
     identity = build.identity(config, loader)
-    first = _resume(session, run, identity, say)
+    first = _resume(session, loader, run, identity, say)
     if first >= total:
         if dist.is_main():
             say(f"{run} is finished: {first} of {total} steps. steps=N trains it further")
         return Outcome(first, True)
     _describe(session, run)
     session.report.event("resumed" if first else "started", step=first, **_environment(session))
-    last = _steps(session, loader, first, total, lambda step: _save(session, run, step, identity))
+
+    def save(step: int) -> None:
+        _save(session, loader, run, step, identity)
+
+    last = _steps(session, loader, first, total, save)
     if last == total:
         session.report.event("finished", step=last)
     return Outcome(last, last == total)
@@ -115,7 +119,9 @@ def _steps(
             means = train_step(session, done - 1, batches)
             meter.tick()
             if done % log_every == 0 or done == total:
-                speed = meter.read(done)
+                _tell_substitutions(session, loader, done)
+                waited = max(dist.all_gather(loader.take_wait() / meter.steps))
+                speed = {**meter.read(done), "wait_s": waited}
                 session.report.metrics(
                     step=done, steps=total, samples=done * config.batch, **means, **speed
                 )
@@ -128,11 +134,22 @@ def _steps(
     return total
 
 
+def _tell_substitutions(session: Session, loader: Loader, step: int) -> None:
+    """Every rank's new ones, as events of the run."""
+    for new in dist.all_gather(loader.new_substitutions()):
+        for one in new:
+            session.report.event("substituted", step=step, **one._asdict())
+
+
 # Resuming
 
 
 def _resume(
-    session: Session, run: Path, identity: Mapping[str, Any], say: Callable[[str], None]
+    session: Session,
+    loader: Loader,
+    run: Path,
+    identity: Mapping[str, Any],
+    say: Callable[[str], None],
 ) -> int:
     """Rank 0 chooses the checkpoint; all ranks load that one."""
     chosen = dist.broadcast(_newest_step(run, say) if dist.is_main() else None)
@@ -144,6 +161,7 @@ def _resume(
     _same_run(run, found.manifest["identity"], identity)
     for name, engine in session.engines.items():
         checkpoint.restore(found, name, engine, session.averages.get(name))
+    loader.remember(found.manifest.get("substitutions", []))
     return found.step
 
 
@@ -175,15 +193,21 @@ def _flat(value: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]
             yield f"{where}{key}", inner
 
 
-def _save(session: Session, run: Path, step: int, identity: Mapping[str, Any]) -> None:
+def _save(
+    session: Session, loader: Loader, run: Path, step: int, identity: Mapping[str, Any]
+) -> None:
     config = session.config
     began = time.monotonic()
+    _tell_substitutions(session, loader, step)
+    lost = {one for of_rank in dist.all_gather(loader.substitutions()) for one in of_rank}
+    loader.remember(list(lost))
     extra = {
         "identity": identity,
         "cursor": {"seed": config.seed, "draw": step * config.batch},
         "config": configs.digest(configs.plain(config)),
         "commit": commit(),
         "versions": versions(),
+        "substitutions": loader.substitutions(),
     }
     checkpoint.save(run, step, session.engines, session.averages, extra)
     if dist.is_main():

@@ -1,81 +1,61 @@
-"""From the bytes of a video file to frames: decord first, PyAV where decord cannot."""
+"""From the bytes of a video file to frames, by one of several decoders behind one interface.
+
+decord is the default. What it cannot read (AV1, some widths: 16, 24, 48, 72) PyAV reads.
+"""
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch.nn import functional
 
-from hvdm.errors import RunError, UserError
+from hvdm.data.clips import ClipSpec, Frames, crop_to_aspect, resize
+from hvdm.errors import RunError, UserError, closest
 
-Frames = npt.NDArray[np.uint8]
-"""Frames `T H W C`, red first."""
-
-
-@dataclass(frozen=True)
-class ClipSpec:
-    """What a run takes of a video: every stride-th of its frames, at this size."""
-
-    frames: int
-    height: int
-    width: int
-    stride: int = 1
-
-    def __post_init__(self) -> None:
-        if min(self.frames, self.height, self.width, self.stride) < 1:
-            raise UserError(f"a clip's frames, height, width and stride are at least 1, got {self}")
-
-    @property
-    def span(self) -> int:
-        """How many frames of the video a clip reaches over."""
-        return (self.frames - 1) * self.stride + 1
+__all__ = ["ClipSpec", "Frames", "crop_to_aspect", "resize"]
 
 
 class CannotDecode(RunError):
-    """The bytes are no video that decord or PyAV reads."""
+    """The bytes are no video that any decoder here reads."""
+
+
+class Unsuited(Exception):
+    """This decoder cannot read the video; another may."""
+
+
+Read = Callable[[bytes, Sequence[int], int | None, str], Frames]
+"""Frames of these numbers; the count that was promised, and the video's name for messages."""
 
 
 def decode(
-    data: bytes, clip: ClipSpec, start: int = 0, promised: int | None = None, name: str = "video"
+    data: bytes,
+    clip: ClipSpec,
+    start: int = 0,
+    promised: int | None = None,
+    name: str = "video",
+    decoder: str = "decord",
 ) -> Frames:
     """The clip that begins at frame `start`; `promised` is the number of frames there should be."""
     indices = range(start, start + clip.span, clip.stride)
-    frames = _read(data, indices, promised, name)
-    return resize(frames, clip.height, clip.width)
+    return resize(read_frames(data, indices, promised, name, decoder), clip.height, clip.width)
 
 
-def count_frames(data: bytes, name: str = "video") -> int:
-    """How many frames the video has."""
-    reader = _decord_reader(data)
-    return len(reader) if reader is not None else len(decode_all(data, name))
-
-
-def _read(data: bytes, indices: Sequence[int], promised: int | None, name: str) -> Frames:
-    frames = _read_by_decord(data, indices, promised, name)
-    if frames is not None:
-        return frames
-    frames = decode_all(data, name)
-    _check_count(len(frames), indices, promised, name)
-    return frames[list(indices)]
-
-
-def _read_by_decord(
-    data: bytes, indices: Sequence[int], promised: int | None, name: str
-) -> Frames | None:
-    """None where decord cannot, and PyAV has the word: AV1, or some widths (16, 24, 48, 72)."""
-    reader = _decord_reader(data)
-    if reader is None:
-        return None
-    # Before any read: where a container announces too many frames, decord never returns.
-    _check_count(len(reader), indices, promised, name)
+def read_frames(
+    data: bytes, indices: Sequence[int], promised: int | None, name: str, decoder: str = "decord"
+) -> Frames:
+    """Frames of these numbers, at the video's size, by the decoder or else by PyAV."""
     try:
-        return np.asarray(reader.get_batch(list(indices)).asnumpy())
-    except Exception:  # decord raises more kinds than it exports
-        return None
+        return DECODERS[decoder](data, indices, promised, name)
+    except Unsuited:
+        return _by_pyav(data, indices, promised, name)
+
+
+def check_decoder(name: str) -> None:
+    """Refuses a decoder that is not known or not installed."""
+    if name not in DECODERS:
+        raise UserError(f"data.decoder={name!r} is not known; {closest(name, DECODERS)}")
+    if name == "torchcodec" and _torchcodec() is None:
+        raise UserError("data.decoder=torchcodec: it is not installed here; use decord or pyav")
 
 
 def _check_count(count: int, indices: Sequence[int], promised: int | None, name: str) -> None:
@@ -88,16 +68,68 @@ def _check_count(count: int, indices: Sequence[int], promised: int | None, name:
         )
 
 
-def _decord_reader(data: bytes) -> Any | None:
-    """A reader for this thread alone, or None where PyAV has to read."""
+# decord
+
+
+def count_frames(data: bytes, name: str = "video") -> int:
+    """How many frames the video has, by decoding all: what a container says may be more."""
+    return len(decode_all(data, name))
+
+
+def _by_decord(data: bytes, indices: Sequence[int], promised: int | None, name: str) -> Frames:
+    if promised is None:
+        # Where a container announces too many frames, decord never returns.
+        raise Unsuited
+    reader = _decord_reader(data)
+    _check_count(len(reader), indices, promised, name)
+    try:
+        return np.asarray(reader.get_batch(list(indices)).asnumpy())
+    except Exception as error:  # decord raises more kinds than it exports
+        raise Unsuited from error
+
+
+def _decord_reader(data: bytes) -> Any:
+    """A reader for this thread alone."""
     try:
         import decord
-    except ImportError:
-        return None
+    except ImportError as error:
+        raise Unsuited from error
     try:
         return decord.VideoReader(io.BytesIO(data), ctx=decord.cpu(0), num_threads=1)
-    except (decord.DECORDError, RuntimeError):
+    except (decord.DECORDError, RuntimeError) as error:
+        raise Unsuited from error
+
+
+# torchcodec
+
+
+def _torchcodec() -> Any | None:
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, RuntimeError, OSError):
         return None
+    return VideoDecoder
+
+
+def _by_torchcodec(data: bytes, indices: Sequence[int], promised: int | None, name: str) -> Frames:
+    make = _torchcodec()
+    if make is None:
+        raise Unsuited
+    try:
+        reader = make(data, num_ffmpeg_threads=1, dimension_order="NHWC")
+        _check_count(int(reader.metadata.num_frames), indices, promised, name)
+        return np.asarray(reader.get_frames_at(indices=list(indices)).data.numpy())
+    except (RuntimeError, ValueError) as error:
+        raise Unsuited from error
+
+
+# PyAV
+
+
+def _by_pyav(data: bytes, indices: Sequence[int], promised: int | None, name: str) -> Frames:
+    frames = decode_all(data, name)
+    _check_count(len(frames), indices, promised, name)
+    return frames[list(indices)]
 
 
 def decode_all(data: bytes, name: str = "video", strict: bool = False) -> Frames:
@@ -113,35 +145,35 @@ def decode_all(data: bytes, name: str = "video", strict: bool = False) -> Frames
             frames = list(container.decode(stream))
             if strict and any(frame.is_corrupt for frame in frames):
                 raise CannotDecode(f"{name}: a frame is marked as corrupt")
-            return np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
+            return np.stack([upright(frame) for frame in frames])
     except (av.FFmpegError, ValueError, IndexError) as error:
         raise CannotDecode(f"{name}: unreadable as video ({_first_line(error)})") from error
+
+
+def upright(frame: Any) -> Frames:
+    """The pixels as they are meant to be seen: phones store a rotation beside them."""
+    pixels: Frames = frame.to_ndarray(format="rgb24")
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def resize(frames: Frames, height: int, width: int) -> Frames:
-    """Centre crop to the aspect, then bilinear with antialias; nothing where the size fits."""
-    if frames.shape[1:3] == (height, width):
-        return frames
-    cropped = torch.from_numpy(crop_to_aspect(frames, height, width).copy())
-    scaled = functional.interpolate(
-        cropped.permute(0, 3, 1, 2).float(),
-        size=(height, width),
-        mode="bilinear",
-        align_corners=False,
-        antialias=True,
-    )
-    pixels = scaled.round().clamp(0, 255).to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
+DECODERS: dict[str, Read] = {"decord": _by_decord, "pyav": _by_pyav, "torchcodec": _by_torchcodec}
 
 
-def crop_to_aspect(frames: Frames, height: int, width: int) -> Frames:
-    """The largest centred part of the frames that has the aspect height : width."""
-    full_height, full_width = frames.shape[1:3]
-    tall = min(full_height, round(full_width * height / width))
-    wide = min(full_width, round(full_height * width / height))
-    top, left = (full_height - tall) // 2, (full_width - wide) // 2
-    return frames[:, top : top + tall, left : left + wide]
+# Images
+
+
+def decode_image(data: bytes, name: str = "image") -> Frames:
+    """A picture as one frame."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))[None]
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        reason = _first_line(error)
+        raise CannotDecode(f"{name}: unreadable as a picture ({reason})") from error

@@ -1,63 +1,101 @@
-"""Batches of clips: draws become rows, the same whatever rank or thread decodes them."""
+"""Batches of clips: draws become rows, the same whatever rank, thread or process decodes them."""
 
-import json
+import math
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 
 from hvdm import rng
-from hvdm.data.decode import CannotDecode, ClipSpec, Frames, count_frames, decode
+from hvdm.data.batches import collate, log_keys
+from hvdm.data.batches import micro_batch as as_micro_batch
+from hvdm.data.clips import ClipSpec
+from hvdm.data.decode import check_decoder
+from hvdm.data.mix import Mixture
 from hvdm.data.order import MicroBatch, Order, share
-from hvdm.data.schema import DamagedSample, manifest_hash, read_manifest
-from hvdm.data.shards import ShardReader
+from hvdm.data.pool import Pool, Task
+from hvdm.data.rows import Loss, Reading, Row, Source
+from hvdm.data.schema import Manifest, manifest_hash
 from hvdm.errors import RunError, UserError
 from hvdm.recipe import Batch
 
-__all__ = ["ClipSpec", "Loader"]
-
-VIDEO_SUFFIXES = ("mp4", "mkv", "mov", "webm", "avi")
+__all__ = ["ClipSpec", "Loader", "Options", "Substitution"]
 
 
-class Row(NamedTuple):
-    """One decoded sample."""
+@dataclass(frozen=True)
+class Options:
+    """How to read; none of it changes which rows come in which order."""
 
-    video: Frames
-    label: int
-    motion: float
-    key: str
+    decoder: str = "decord"
+    pool: Literal["threads", "processes"] = "threads"
+    stall_s: float = 300.0
+    damaged: float = 0.01
+    timeout_s: float = 60.0
+    cache: str | None = None
+    cache_gb: float = 100.0
+
+
+class Substitution(NamedTuple):
+    """A draw whose sample could not be read, why, and what came instead."""
+
     draw: int
+    source: int
+    shard: str
+    key: str | None
+    reason: str
+    instead: str
 
 
 class Loader:
-    """Reads a split, such as `DIR/train`. Close it, or use it as a context, to stop its threads."""
+    """Reads a split, such as `DIR/train`, or several by weight. Close it to stop its workers."""
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: str | Path | Mapping[str, float],
         spec: ClipSpec,
         seed: int = 0,
         lanes: int = 64,
         window: int = 256,
         threads: int = 2,
         ahead: int = 2,
+        options: Options | None = None,
+        key_log: Path | None = None,
     ) -> None:
-        if threads < 1 or ahead < 0:
-            raise UserError(f"threads is at least 1 and ahead at least 0, got {threads}, {ahead}")
+        if threads < 0 or ahead < 0:
+            raise UserError(f"threads and ahead are at least 0, got {threads}, {ahead}")
+        self.options = options or Options()
+        check_decoder(self.options.decoder)
+        weights = dict(folder) if isinstance(folder, Mapping) else {str(folder): 1.0}
         self.spec, self.seed, self.ahead = spec, seed, ahead
-        self.manifest = read_manifest(folder)
-        counts = [shard.samples for shard in self.manifest.shards]
-        self.order = Order(counts, seed, lanes, window)
-        self._ends = np.cumsum(counts)
-        self._reader = ShardReader(folder, self.manifest)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._reading = _reading(spec, seed, self.options)
+        self._folders = tuple(weights)
+        self.sources = [Source(path, self._reading, i) for i, path in enumerate(weights)]
+        self.mixture = Mixture(list(weights.values()), seed)
+        self.orders = [_order(source, seed, lanes, window) for source in self.sources]
+        self._ends = np.cumsum([shard.samples for shard in self.manifest.shards])
+        self._pool = Pool(threads, self.options.pool, self.sources, self._folders, self._reading)
+        self._lost: dict[tuple[int, str, str | None], Substitution] = {}
+        self._told: set[tuple[int, str, str | None]] = set()
+        self._key_log = key_log
+        self.waited_s = 0.0
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the data set, or of the first one in a mixture."""
+        return self.sources[0].manifest
+
+    @property
+    def order(self) -> Order:
+        return self.orders[0]
 
     def __len__(self) -> int:
-        return self.manifest.samples
+        return sum(source.manifest.samples for source in self.sources)
 
     def __enter__(self) -> "Loader":
         return self
@@ -66,119 +104,173 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Stops the threads; what was being decoded is dropped."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Stops the workers; what was being decoded is dropped."""
+        self._pool.close()
 
     def identity(self) -> dict[str, Any]:
         """What a run pins: with all of it equal, the order is equal."""
-        return {
+        own = {
             "manifest": manifest_hash(self.manifest),
             "split": self.manifest.split,
-            "samples": self.manifest.samples,
-            "shards": len(self.manifest.shards),
+            "samples": len(self),
+            "shards": sum(len(source.manifest.shards) for source in self.sources),
             "lanes": self.order.lanes,
             "window": self.order.window,
         }
+        if len(self.sources) > 1:
+            own["mixture"] = {
+                manifest_hash(source.manifest): share
+                for source, share in zip(self.sources, self.mixture.shares, strict=True)
+            }
+        return own
+
+    # Rows
 
     def rows(self, draws: Sequence[int]) -> Batch:
         """The clips of these draws, all of weight 1."""
-        return collate(list(self._pool.map(self._drawn, draws)), [1.0] * len(draws))
+        futures = [self._start_draw(draw) for draw in draws]
+        rows = [self._result(draw, future) for draw, future in zip(draws, futures, strict=True)]
+        return collate(rows, [1.0] * len(draws))
 
     def sequential(self, indices: Sequence[int]) -> Batch:
-        """Samples by their number in the manifest, each from its first frame; draws are numbers."""
-        return collate(list(self._pool.map(self._numbered, indices)), [1.0] * len(indices))
+        """Samples by their number in the manifest, each from its first frame; draws are numbers.
+
+        For evaluation: a damaged sample is an error here, since a substitute would change a number.
+        """
+        tasks = [self._numbered(index) for index in indices]
+        futures = [self._pool.submit(task) for task in tasks]
+        rows = [self._finished(future)[0] for future in futures]
+        return collate(rows, [1.0] * len(indices))
 
     def steps(
         self, first_step: int, last_step: int, batch: int, micro_batch: int, rank: int, world: int
     ) -> Iterator[list[Batch]]:
         """This rank's micro-batches of steps first_step up to, not including, last_step."""
         plan = share(batch, micro_batch, rank, world)
-        coming: deque[dict[int, Future[Row]]] = deque()
+        coming: deque[dict[int, Future[Any]]] = deque()
         to_start = first_step
         try:
             for step in range(first_step, last_step):
                 while to_start < last_step and to_start <= step + self.ahead:
                     coming.append(self._start(to_start * batch, plan))
                     to_start += 1
-                rows = {row: future.result() for row, future in coming[0].items()}
+                began = time.monotonic()
+                first = step * batch
+                rows = {row: self._result(first + row, f) for row, f in coming[0].items()}
                 coming.popleft()
-                yield [_micro_batch(rows, part) for part in plan]
+                micro_batches = [as_micro_batch(rows, part) for part in plan]
+                self.waited_s += time.monotonic() - began
+                if self._key_log:
+                    log_keys(self._key_log, rank, micro_batches)
+                yield micro_batches
         finally:
             for step_futures in coming:
                 for future in step_futures.values():
                     future.cancel()
 
-    def _start(self, first_draw: int, plan: tuple[MicroBatch, ...]) -> dict[int, Future[Row]]:
+    def take_wait(self) -> float:
+        """Seconds that the caller of `steps` has waited for rows since the last call."""
+        waited, self.waited_s = self.waited_s, 0.0
+        return waited
+
+    def _start(self, first_draw: int, plan: tuple[MicroBatch, ...]) -> dict[int, Future[Any]]:
         wanted = sorted({row for part in plan for row, _ in part})
-        return {row: self._pool.submit(self._drawn, first_draw + row) for row in wanted}
+        return {row: self._start_draw(first_draw + row) for row in wanted}
 
-    def _drawn(self, draw: int) -> Row:
-        place = self.order.locate(draw)
-        return self._row(place.shard, place.sample, draw, shuffled=True)
+    def _start_draw(self, draw: int) -> Future[Any]:
+        turn = self.mixture.turn(draw)
+        place = self.orders[turn.source].locate(turn.draw)
+        return self._pool.submit(Task(turn.source, place.shard, place.sample, draw, True))
 
-    def _numbered(self, index: int) -> Row:
+    def _numbered(self, index: int) -> Task:
+        if len(self.sources) > 1:
+            raise UserError("samples of a mixture have no numbers; evaluate one data set")
         if not 0 <= index < len(self):
             raise UserError(f"sample {index} of {len(self)} does not exist; ask for fewer clips")
         shard = int(np.searchsorted(self._ends, index, side="right"))
         first = int(self._ends[shard]) - self.manifest.shards[shard].samples
-        return self._row(shard, index - first, index, shuffled=False)
+        return Task(0, shard, index - first, index, False)
 
-    def _row(self, shard: int, sample: int, draw: int, shuffled: bool) -> Row:
-        name, key = self.manifest.shards[shard].name, self._reader.key(shard, sample)
-        parts = self._reader.sample(shard, sample)
+    def _result(self, draw: int, future: Future[Any]) -> Row:
+        row, losses = self._finished(future)
+        for loss in losses:
+            self._note(Substitution(draw, *loss, row.key))
+        return row
+
+    def _finished(self, future: Future[Any]) -> tuple[Row, list[Loss]]:
         try:
-            return self._decoded(parts, f"{name}/{key}", draw, shuffled)
-        except (CannotDecode, TypeError, ValueError) as error:
-            raise DamagedSample(name, key, str(error)) from error
+            answer: tuple[Row, list[Loss]] = future.result(timeout=self.options.stall_s)
+        except TimeoutError:
+            self._pool.abandon()
+            raise RunError(
+                f"a sample was not decoded within data.stall_s={self.options.stall_s:g} s; "
+                "`hvdm data verify … full=true` finds which one"
+            ) from None
+        except BrokenProcessPool:
+            raise RunError(
+                "a decoding process died; `hvdm data verify … full=true` finds the sample"
+            ) from None
+        return answer
 
-    def _decoded(self, parts: Mapping[str, bytes], name: str, draw: int, shuffled: bool) -> Row:
-        about, video = about_of(parts), video_of(parts)
-        total = int(about.get("frames", 0)) or count_frames(video)
-        room = total - self.spec.span
-        if room < 0:
-            raise RunError(_too_short(name, total, self.spec))
-        start = self._window_start(draw, room) if shuffled else 0
-        clip = decode(video, self.spec, start, promised=total)
-        label, motion = int(about.get("label", -1)), float(about.get("motion", 0.0))
-        return Row(clip, label, motion, name, draw)
+    # Damage
 
-    def _window_start(self, draw: int, room: int) -> int:
-        return int(rng.numpy_generator(self.seed, draw, "window").integers(room + 1))
+    def substitutions(self) -> list[Substitution]:
+        """Everything that could not be read so far, in the order of the draws that met it."""
+        return sorted(self._lost.values(), key=_by_draw)
 
+    def new_substitutions(self) -> list[Substitution]:
+        """What was not told before."""
+        new = [one for one in self.substitutions() if _what(one) not in self._told]
+        self._told |= {_what(one) for one in new}
+        return new
 
-def _too_short(name: str, total: int, spec: ClipSpec) -> str:
-    return (
-        f"{name} has {total} frames, a clip of {spec.frames} frames at stride {spec.stride} "
-        f"needs {spec.span}; set fewer frames or a smaller stride"
-    )
+    def remember(self, substitutions: Sequence[Sequence[Any]]) -> None:
+        """What an earlier part of the run could not read is left out again, and counts."""
+        for one in sorted((Substitution(*entry) for entry in substitutions), key=_by_draw):
+            self._lost.setdefault(_what(one), one)
+            self._told.add(_what(one))
+            if one.source < len(self.sources):
+                self._pool.learn(Loss(one.source, one.shard, one.key, one.reason))
+            self._stop_if_too_many(one)
 
+    def _note(self, one: Substitution) -> None:
+        self._lost.setdefault(_what(one), one)
+        self._pool.learn(Loss(one.source, one.shard, one.key, one.reason))
+        self._stop_if_too_many(one)
 
-def about_of(parts: Mapping[str, bytes]) -> dict[str, Any]:
-    """What the sample's json says; nothing when there is none."""
-    about = json.loads(parts.get("json", b"{}"))
-    if not isinstance(about, dict):
-        raise CannotDecode("its json is not an object")
-    return about
+    def _stop_if_too_many(self, last: Substitution) -> None:
+        lost, allowed = self._lost_samples(), math.ceil(self.options.damaged * len(self))
+        if lost > allowed:
+            where = last.shard if last.key is None else f"{last.shard}/{last.key}"
+            raise RunError(
+                f"{lost} of {len(self)} samples cannot be read, more than the {allowed} that "
+                f"data.damaged={self.options.damaged:g} allows; the last is {where}: {last.reason}"
+            )
 
-
-def video_of(parts: Mapping[str, bytes]) -> bytes:
-    """The sample's video file."""
-    for suffix in VIDEO_SUFFIXES:
-        if suffix in parts:
-            return parts[suffix]
-    raise CannotDecode(f"no video ({', '.join(VIDEO_SUFFIXES)}) among its parts: {sorted(parts)}")
-
-
-def collate(rows: Sequence[Row], weight: Sequence[float]) -> Batch:
-    """Rows as tensors: video uint8 `B T H W C`, label int64, motion float32."""
-    fields = {
-        "video": torch.from_numpy(np.stack([row.video for row in rows])),
-        "label": torch.tensor([row.label for row in rows], dtype=torch.int64),
-        "motion": torch.tensor([row.motion for row in rows], dtype=torch.float32),
-    }
-    keys, draws = tuple(row.key for row in rows), tuple(row.draw for row in rows)
-    return Batch(fields, keys, draws, torch.tensor(weight, dtype=torch.float32))
+    def _lost_samples(self) -> int:
+        whole = {(one.source, one.shard) for one in self._lost.values() if one.key is None}
+        counts = [{s.name: s.samples for s in source.manifest.shards} for source in self.sources]
+        single = [o for o in self._lost.values() if o.key and (o.source, o.shard) not in whole]
+        return len(single) + sum(counts[source].get(shard, 0) for source, shard in whole)
 
 
-def _micro_batch(rows: Mapping[int, Row], part: MicroBatch) -> Batch:
-    return collate([rows[row] for row, _ in part], [weight for _, weight in part])
+def _by_draw(one: Substitution) -> tuple[int, str, str]:
+    return one.draw, one.shard, one.key or ""
+
+
+def _what(one: Substitution) -> tuple[int, str, str | None]:
+    return one.source, one.shard, one.key
+
+
+def _reading(spec: ClipSpec, seed: int, options: Options) -> Reading:
+    given = {key: value for key, value in asdict(options).items() if key in _READING_KEYS}
+    return Reading(spec, seed, **given)
+
+
+_READING_KEYS = ("decoder", "timeout_s", "cache", "cache_gb")
+
+
+def _order(source: Source, seed: int, lanes: int, window: int) -> Order:
+    counts = [shard.samples for shard in source.manifest.shards]
+    own = rng.seed_of(seed, source.number, "source") if source.number else seed
+    return Order(counts, own, lanes, window)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hvdm.data.store import Absent, Store, open_store
 from hvdm.errors import RunError, UserError
 
 VERSION = 1
@@ -108,13 +109,19 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     atomic_write(folder / MANIFEST, text.encode() + b"\n")
 
 
-def read_manifest(folder: str | Path) -> Manifest:
-    """The manifest of a split's folder, such as `DIR/train`."""
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        raise UserError(_missing(Path(folder)))
+def read_manifest(folder: str | Path | Store) -> Manifest:
+    """The manifest of a split's folder, such as `DIR/train` or `s3://bucket/set/train`."""
+    store = open_store(folder) if isinstance(folder, str | Path) else folder
+    local = store.local
+    path = MANIFEST if local is None else str(local / MANIFEST)
+    if local is not None and not (local / MANIFEST).is_file():
+        raise UserError(_missing(local))
     try:
-        content = json.loads(path.read_bytes())
+        data = store.read(MANIFEST)
+    except Absent as error:
+        raise UserError(f"{error}: give the folder of a split, such as …/train") from None
+    try:
+        content = json.loads(data)
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); restore it or make it anew") from None
     return _manifest(content, path)
@@ -141,7 +148,7 @@ def _missing(folder: Path) -> str:
     )
 
 
-def _manifest(content: Any, path: Path) -> Manifest:
+def _manifest(content: Any, path: str) -> Manifest:
     version = content.get("version") if isinstance(content, dict) else None
     if version != VERSION:
         raise UserError(
@@ -156,7 +163,7 @@ def _manifest(content: Any, path: Path) -> Manifest:
     return Manifest(VERSION, split, samples, shards, _field(content, "provenance", dict, path))
 
 
-def _shard(entry: Any, path: Path) -> Shard:
+def _shard(entry: Any, path: str) -> Shard:
     name = _field(entry, "name", str, path)
     if not FILE_NAME.fullmatch(name):
         raise UserError(f"{path}: {name!r} is not the plain file name of a shard")
@@ -167,30 +174,38 @@ def _shard(entry: Any, path: Path) -> Shard:
     return Shard(name, size, sha256, samples, index)
 
 
-def _field(content: Any, name: str, kind: type, path: Path) -> Any:
+def _field(content: Any, name: str, kind: type, path: str) -> Any:
     value = content.get(name) if isinstance(content, dict) else None
     if not isinstance(value, kind) or isinstance(value, bool):
         raise UserError(f"{path}: {name!r} is missing or not of type {kind.__name__}")
     return value
 
 
+def index_name(shard: str) -> str:
+    return f"{shard.removesuffix('.tar')}.index.json"
+
+
 def index_path(folder: Path, shard: str) -> Path:
-    return folder / f"{shard.removesuffix('.tar')}.index.json"
+    return folder / index_name(shard)
 
 
 def index_bytes(entries: tuple[Entry, ...]) -> bytes:
     return canonical({"version": VERSION, "samples": [asdict(entry) for entry in entries]})
 
 
-def read_index(folder: Path, shard: Shard) -> tuple[Entry, ...]:
+def read_index(folder: Path | Store, shard: Shard) -> tuple[Entry, ...]:
     """The index of a shard, checked against the manifest."""
-    path = index_path(folder, shard.name)
+    store = open_store(folder) if isinstance(folder, Path) else folder
+    name = index_name(shard.name)
+    path = name if store.local is None else str(store.local / name)
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise RunError(f"index {path} is missing; restore it from the data's source") from None
+        data = store.read(name)
+    except Absent:
+        raise RunError(f"index {path} is missing; `hvdm data repair` makes it anew") from None
     if sha256_of(data) != shard.index_sha256:
-        raise RunError(f"index {path} is not the one of the manifest; restore it")
+        raise RunError(
+            f"index {path} is not the one of the manifest; `hvdm data repair` makes it anew"
+        )
     entries = tuple(Entry(**entry) for entry in json.loads(data)["samples"])
     if len(entries) != shard.samples:
         raise RunError(f"{path}: {len(entries)} samples instead of {shard.samples}; restore it")

@@ -1,7 +1,6 @@
 """Random access to the samples of WebDataset shards, through the index beside each."""
 
 import io
-import time
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -9,12 +8,11 @@ from pathlib import Path
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from hvdm.data.schema import DamagedSample, Entry, Manifest, Shard, read_index, sha256_of
+from hvdm.data.store import Cache, Store, open_store
 from hvdm.errors import RunError
 
 END_OF_TAR = bytes(1024)
 INDICES_KEPT = 256
-PAUSES = (0.1, 1.0)
-"""Seconds before each new attempt when the file system, not the data, is at fault."""
 
 
 def parse(members: bytes, shard: str, key: str) -> dict[str, bytes]:
@@ -37,36 +35,39 @@ def check_range(data: bytes, entry: Entry, shard: str) -> None:
         raise DamagedSample(shard, entry.key, "its bytes have changed since they were written")
 
 
-def read_range(path: Path, entry: Entry) -> bytes:
-    """The bytes of a sample; a failing file system gets another chance."""
-    for pause in PAUSES:
-        try:
-            return _read(path, entry)
-        except OSError:
-            time.sleep(pause)
-    try:
-        return _read(path, entry)
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error}; check the disk or the mount") from error
-
-
-def _read(path: Path, entry: Entry) -> bytes:
-    # A handle per read: threads share nothing, and no limit on open files is met.
-    with open(path, "rb", buffering=0) as file:
-        file.seek(entry.offset)
-        return file.read(entry.bytes)
+def check_end(store: Store, shard: Shard, entries: tuple[Entry, ...]) -> None:
+    """What follows the last sample is the end of the tar, at the size of the manifest."""
+    end = entries[-1].offset + entries[-1].bytes if entries else 0
+    tail = store.read_range(shard.name, end, shard.bytes - end + 1)
+    if len(tail) != shard.bytes - end:
+        there = "more" if len(tail) > shard.bytes - end else "fewer"
+        raise RunError(
+            f"shard {shard.name} has {there} bytes than the {shard.bytes} of the manifest; "
+            "restore it, or see `hvdm data verify`"
+        )
+    if tail.strip(b"\0"):
+        raise RunError(
+            f"shard {shard.name} has changed after its last sample, where only zeros were "
+            "written; restore it, or see `hvdm data verify`"
+        )
 
 
 class ShardReader:
     """Samples of a split by (shard, number); safe to use from many threads."""
 
-    def __init__(self, folder: str | Path, manifest: Manifest) -> None:
-        self.folder, self.manifest = Path(folder), manifest
-        check_sizes(self.folder, manifest.shards)
+    def __init__(
+        self, folder: str | Path | Store, manifest: Manifest, cache: Cache | None = None
+    ) -> None:
+        self.store = open_store(folder) if isinstance(folder, str | Path) else folder
+        self.manifest, self._cache = manifest, cache
+        if self.store.local is not None:
+            check_sizes(self.store.local, manifest.shards)
         self._index = lru_cache(maxsize=INDICES_KEPT)(self._read_index)
 
     def _read_index(self, shard: int) -> tuple[Entry, ...]:
-        return read_index(self.folder, self.manifest.shards[shard])
+        entries = read_index(self.store, self.manifest.shards[shard])
+        check_end(self.store, self.manifest.shards[shard], entries)
+        return entries
 
     def key(self, shard: int, index: int) -> str:
         return self._index(shard)[index].key
@@ -74,9 +75,24 @@ class ShardReader:
     def sample(self, shard: int, index: int) -> dict[str, bytes]:
         """The parts of a sample by suffix, such as `mp4` and `json`."""
         name, entry = self.manifest.shards[shard].name, self._index(shard)[index]
-        data = read_range(self.folder / name, entry)
+        return parse(self._bytes(name, entry), name, entry.key)
+
+    def _bytes(self, name: str, entry: Entry) -> bytes:
+        if self._cache and (kept := self._cache.get(entry.sha256)):
+            return kept
+        try:
+            data = self._checked(name, entry)
+        except DamagedSample:
+            # Once more: only damage that stays is damage of the data.
+            data = self._checked(name, entry)
+        if self._cache:
+            self._cache.put(entry.sha256, data)
+        return data
+
+    def _checked(self, name: str, entry: Entry) -> bytes:
+        data = self.store.read_range(name, entry.offset, entry.bytes)
         check_range(data, entry, name)
-        return parse(data, name, entry.key)
+        return data
 
 
 def size_problem(folder: Path, shard: Shard) -> str | None:

@@ -13,10 +13,15 @@ class Meter:
     def tick(self) -> None:
         self._steps += 1
 
+    @property
+    def steps(self) -> int:
+        """Steps since the last reading."""
+        return max(1, self._steps)
+
     def read(self, step: int) -> dict[str, float]:
         """Clips per second over all workers since the last reading, and seconds to the end."""
         now = time.monotonic()
-        per_step = (now - self._since) / max(1, self._steps)
+        per_step = (now - self._since) / self.steps
         self._since, self._steps = now, 0
         return {
             "clips_per_s": self._batch / per_step if per_step else 0.0,

@@ -10,7 +10,8 @@ import torch
 
 from data_tools.synthetic import encode_h264
 from data_tools.writer import Sample, write_shard
-from hvdm.data.loader import ClipSpec, Loader
+from hvdm.data.clips import random_window
+from hvdm.data.loader import ClipSpec, Loader, Options
 from hvdm.data.schema import VERSION, DamagedSample, Manifest, read_manifest, write_manifest
 from hvdm.data.synthetic import render
 from hvdm.errors import RunError, UserError
@@ -19,8 +20,11 @@ from hvdm.recipe import Batch
 SPEC = ClipSpec(frames=4, height=32, width=32, stride=2)
 
 
-def open_loader(split: Path, seed: int = 0, spec: ClipSpec = SPEC, ahead: int = 1) -> Loader:
-    return Loader(split, spec, seed=seed, lanes=4, window=3, threads=2, ahead=ahead)
+def open_loader(
+    split: Path, seed: int = 0, spec: ClipSpec = SPEC, ahead: int = 1, damaged: float = 0.01
+) -> Loader:
+    options = Options(damaged=damaged)
+    return Loader(split, spec, seed, lanes=4, window=3, threads=2, ahead=ahead, options=options)
 
 
 @pytest.fixture
@@ -65,8 +69,9 @@ def test_an_epoch_has_every_clip_once(loader: Loader) -> None:
 
 
 def test_a_clip_met_again_has_another_window(loader: Loader) -> None:
-    starts = {loader._window_start(draw, 5) for draw in range(60)}
-    assert starts == set(range(6))
+    source = loader.sources[0]
+    windows = [random_window(SPEC, 12, source._generators(draw)) for draw in range(60)]
+    assert {window.start for window in windows} == set(range(6))
 
 
 def test_the_global_sequence_is_the_same_for_any_world(clips_folder: Path) -> None:
@@ -116,16 +121,16 @@ def test_identity_pins_the_data_and_its_order(clips_folder: Path, loader: Loader
 
 def test_damage_surfaces_at_its_own_step(clips_folder: Path, tmp_path: Path) -> None:
     split = Path(shutil.copytree(clips_folder / "train", tmp_path / "train"))
-    with open_loader(split, ahead=3) as loader:
+    with open_loader(split, ahead=3, damaged=0.0) as loader:
         bad = loader.order.locate(13)
-        entry = loader._reader._index(bad.shard)[bad.sample]
+        entry = loader.sources[0].reader._index(bad.shard)[bad.sample]
         path = split / read_manifest(split).shards[bad.shard].name
         data = bytearray(path.read_bytes())
         data[entry.offset + 1500] ^= 1
         path.write_bytes(data)
         steps = loader.steps(0, 6, batch=4, micro_batch=4, rank=0, world=1)
         assert [next(steps)[0].draws[0] for _ in range(3)] == [0, 4, 8]
-        with pytest.raises(DamagedSample, match=entry.key):
+        with pytest.raises(RunError, match=rf"1 of 26 samples.*{entry.key}: its bytes have"):
             next(steps)
 
 
@@ -164,7 +169,7 @@ def test_a_sample_with_a_wrong_json_is_named(tmp_path: Path, about: bytes, messa
         open_loader(tmp_path / "train") as loader,
         pytest.raises(DamagedSample, match=message),
     ):
-        loader.rows([0])
+        loader.sequential([0])
 
 
 def test_a_sample_without_video_is_named(tmp_path: Path) -> None:
@@ -173,7 +178,7 @@ def test_a_sample_without_video_is_named(tmp_path: Path) -> None:
         open_loader(tmp_path / "train") as loader,
         pytest.raises(DamagedSample, match="no video"),
     ):
-        loader.rows([0])
+        loader.sequential([0])
 
 
 def test_closing_stops_the_threads(clips_folder: Path) -> None:

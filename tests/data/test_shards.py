@@ -72,17 +72,21 @@ def test_a_changed_byte_is_found_at_reading(split: Path) -> None:
 
 def test_a_shard_that_shrinks_later_is_found_at_reading(split: Path) -> None:
     reader = ShardReader(split, read_manifest(split))
-    shard = split / "shard-000000.tar"
-    shard.write_bytes(shard.read_bytes()[:2000])
+    reader.key(0, 0)
+    for number in (0, 1):
+        shard = split / f"shard-00000{number}.tar"
+        shard.write_bytes(shard.read_bytes()[:2000])
     with pytest.raises(DamagedSample, match="bytes are there"):
         reader.sample(0, 6)
+    with pytest.raises(RunError, match=r"shard-000001.tar has fewer bytes"):
+        reader.sample(1, 0)
 
 
 def test_a_failing_file_system_is_named(split: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hvdm.data.shards.PAUSES", (0.0,))
+    monkeypatch.setattr("hvdm.data.store.PAUSES", (0.0,))
     reader = ShardReader(split, read_manifest(split))
     (split / "shard-000000.tar").unlink()
-    with pytest.raises(RunError, match=r"cannot read .*shard-000000.tar"):
+    with pytest.raises(RunError, match=r"cannot read .*shard-000000.tar: there is no such"):
         reader.sample(0, 0)
 
 

@@ -1,0 +1,154 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hvdm.data import store
+from hvdm.data.loader import ClipSpec, Loader, Options
+from hvdm.data.store import Absent, Cache, Unreachable, open_store
+from hvdm.errors import RunError, UserError
+from tests.data_server import FileServer, served
+
+SPEC = ClipSpec(frames=4, height=32, width=32, stride=2)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "PAUSES", (0.0, 0.0))
+
+
+@pytest.fixture
+def server(clips_folder: Path) -> Iterator[FileServer]:
+    with served(clips_folder) as server:
+        yield server
+
+
+def keys(location: str | Path, options: Options | None = None, count: int = 30) -> list[object]:
+    with Loader(location, SPEC, lanes=4, window=3, options=options) as loader:
+        batch = loader.rows(range(count))
+    return [batch.keys, batch["video"].numpy().tobytes()]
+
+
+def test_a_web_server_gives_what_the_disk_gives(clips_folder: Path, server: FileServer) -> None:
+    assert keys(f"{server.url}/train") == keys(clips_folder / "train")
+
+
+@pytest.mark.parametrize("fault", ["error", "cut", "wrong"])
+def test_what_fails_once_is_asked_for_again(
+    clips_folder: Path, server: FileServer, fault: str
+) -> None:
+    server.fault = lambda path, before: fault if path.endswith(".tar") and before % 3 == 1 else None
+    options = Options(damaged=0.0)
+    assert keys(f"{server.url}/train", options, 8) == keys(clips_folder / "train", None, 8)
+    assert max(server.asked.values()) > 2
+
+
+def test_a_request_that_never_answers_ends(server: FileServer) -> None:
+    server.fault = lambda path, before: "stall" if before == 0 else None
+    assert open_store(server.url + "/train", timeout_s=0.3).read("manifest.json")
+    server.fault = lambda path, before: "stall"
+    with pytest.raises(Unreachable, match=r"cannot read http.*/train/manifest.json"):
+        open_store(server.url + "/train", timeout_s=0.1).read("manifest.json")
+
+
+def test_what_is_not_there_is_not_asked_for_again(server: FileServer) -> None:
+    with pytest.raises(Absent, match=r"no such file"):
+        open_store(server.url + "/train").read("nothing.json")
+    assert server.asked == {"/train/nothing.json": 1}
+    with pytest.raises(UserError, match="give the folder of a split"):
+        keys(server.url)
+
+
+def test_a_shard_that_cannot_be_reached_is_left_out(server: FileServer) -> None:
+    server.fault = lambda path, before: "error" if "shard-000001.tar" in path else None
+    with Loader(
+        f"{server.url}/train", SPEC, lanes=4, window=3, options=Options(damaged=0.5)
+    ) as loader:
+        batch = loader.rows(range(26))
+        lost = loader.substitutions()
+    assert not [key for key in batch.keys if "shard-000001" in key]
+    assert [(one.shard, one.key) for one in lost] == [("shard-000001.tar", None)]
+    assert "503" in lost[0].reason
+    with pytest.raises(RunError, match=r"7 of 26 samples cannot be read.*shard-000001"):
+        keys(f"{server.url}/train")
+
+
+def test_an_epoch_fetches_the_data_set_once(clips_folder: Path, server: FileServer) -> None:
+    folder = clips_folder / "train"
+    size = sum(path.stat().st_size for path in folder.glob("*.tar"))
+    options = Options(decoder="pyav")
+    for rank in range(2):
+        with Loader(f"{server.url}/train", SPEC, lanes=4, window=3, options=options) as loader:
+            for _ in loader.steps(0, 13, batch=2, micro_batch=1, rank=rank, world=2):
+                pass
+    clips = sum(loader_bytes(folder))
+    assert server.sent < 1.1 * size + 2 * sum(p.stat().st_size for p in folder.glob("*.json"))
+    assert server.sent >= clips
+
+
+def loader_bytes(folder: Path) -> list[int]:
+    from hvdm.data.schema import read_index, read_manifest
+
+    manifest = read_manifest(folder)
+    return [entry.bytes for shard in manifest.shards for entry in read_index(folder, shard)]
+
+
+def test_a_cache_spares_the_second_epoch(
+    clips_folder: Path, server: FileServer, tmp_path: Path
+) -> None:
+    options = Options(cache=str(tmp_path / "kept"))
+    first = keys(f"{server.url}/train", options)
+    sent, server.sent = server.sent, 0
+    assert keys(f"{server.url}/train", options) == first
+    assert server.sent < sent / 3
+
+
+def test_a_cache_is_bounded_and_trusts_nothing(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, limit_bytes=10)
+    name = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"  # sha256 of foo
+    cache.put(name, b"foo")
+    assert cache.get(name) == b"foo"
+    cache.put("0" * 64, b"12345678")
+    assert cache.get("0" * 64) is None
+    (tmp_path / name[:2] / name).write_bytes(b"bar")
+    assert cache.get(name) is None
+
+
+def test_an_unknown_protocol_is_named() -> None:
+    with pytest.raises(UserError, match=r"nothing://x/train cannot be opened"):
+        open_store("nothing://x/train").read("manifest.json")
+
+
+@pytest.fixture
+def bucket(clips_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The clips in an S3 server on loopback."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for key, value in {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    }.items():
+        monkeypatch.setenv(key, value)
+    import fsspec
+
+    client = fsspec.filesystem("s3")
+    client.mkdir("clips")
+    client.put(f"{clips_folder}/train", "clips/train", recursive=True)
+    yield "s3://clips/train"
+    server.stop()
+    os.environ.pop("AWS_ENDPOINT_URL", None)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_an_object_store_gives_what_the_disk_gives(bucket: str, clips_folder: Path) -> None:
+    assert keys(bucket) == keys(clips_folder / "train")
+    with pytest.raises(Absent):
+        open_store(bucket).read("nothing.json")
