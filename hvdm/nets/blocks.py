@@ -95,16 +95,48 @@ class TimeEmbedding(nn.Module):
         return out
 
 
-class ZeroConv3d(nn.Conv3d):
-    """A convolution that starts at zero (ADM, arXiv 2105.05233).
+class _Zero:
+    """A layer that starts at zero (ADM, arXiv 2105.05233).
 
     It zeroes itself as it is built: under a sharding constructor, weights are out of reach after.
     """
 
+    weight: Any
+    bias: Any
+
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.bias)
+
+
+class ZeroConv3d(_Zero, nn.Conv3d):
+    pass
+
+
+class ZeroConv2d(_Zero, nn.Conv2d):
+    pass
+
+
+class ZeroLinear(_Zero, nn.Linear):
+    pass
+
+
+class GroupAttention(nn.Module):
+    """ADM's attention block with its residual: group norm, and each head's q, k, v in a row."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = group_norm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = ZeroLinear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`B C N` -> `B C N`."""
+        rows = self.query_key_value(self.norm(x).transpose(1, 2))
+        q, k, v = torch.unflatten(rows, -1, (self.heads, 3, -1)).unbind(-2)
+        out: Tensor = x + self.out(attention(q, k, v).flatten(2)).transpose(1, 2)
+        return out
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

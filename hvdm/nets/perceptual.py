@@ -1,10 +1,14 @@
 """Distances between images in the feature space of a frozen network; one value per sample."""
 
+from collections.abc import Sequence
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 
 from hvdm import rng
 from hvdm.errors import UserError, closest
+from hvdm.nets.lpips import LPIPS
 
 
 class NoPerceptual(nn.Module):
@@ -55,14 +59,15 @@ def _unit(features: Tensor) -> Tensor:
     return features / (features.square().sum(1, keepdim=True) + 1e-8).sqrt()
 
 
-PERCEPTUAL = ("none", "untrained")
+Perceptual = Literal["none", "untrained", "lpips"]
 
 
-def perceptual(name: str, channels: int) -> nn.Module:
+def perceptual(
+    name: Perceptual, channels: int, files: Sequence[str] = (), sha256: Sequence[str] = ()
+) -> nn.Module:
     """`net(image, target) -> B`; "untrained" says in its name what its numbers are worth."""
-    if name not in PERCEPTUAL:
-        raise UserError(
-            f"perceptual={name!r}: not a perceptual loss; {closest(name, PERCEPTUAL)}"
-            f" (there is {' and '.join(PERCEPTUAL)})"
-        )
+    if name not in get_args(Perceptual):
+        raise UserError(f"perceptual={name!r}: {closest(name, get_args(Perceptual))}")
+    if name == "lpips":
+        return LPIPS(files, sha256)
     return NoPerceptual() if name == "none" else UntrainedPerceptual(channels)

@@ -1,6 +1,11 @@
-"""DDIM (arXiv 2010.02502, eq. 12 and 16); eta = 1 is ancestral, eta = 0 deterministic."""
+"""Samplers of Gaussian diffusion: DDIM, DDPM, DPM-Solver++ (2M).
 
-from collections.abc import Callable
+Each runs `denoise(x, t) -> eps` from noise down the steps of `timesteps`, the predicted x_0 held
+in [-bound, bound]. `noise(k)` is the fresh noise of step k, asked for only where it has a size.
+"""
+
+import math
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
@@ -10,6 +15,7 @@ from hvdm.errors import UserError
 from hvdm.ops.schedule import x0_from_eps
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
+Fresh = Callable[[int], Tensor]
 
 
 def timesteps(steps: int, trained: int = 1000) -> list[int]:
@@ -17,6 +23,21 @@ def timesteps(steps: int, trained: int = 1000) -> list[int]:
     if not 1 <= steps <= trained:
         raise UserError(f"steps={steps}: sampling takes between 1 and {trained} steps")
     return [trained * k // steps - 1 for k in range(steps, -1, -1)]
+
+
+def _levels(alpha_bar: Tensor, steps: int) -> Iterator[tuple[int, float, float]]:
+    """Per step: its time, and alpha-bar before and after it."""
+    level = [*alpha_bar.tolist(), 1.0]  # level[-1]: no noise left
+    for t, following in pairwise(timesteps(steps, len(alpha_bar))):
+        yield t, level[t], level[following]
+
+
+def _predicted(
+    denoise: Denoise, x: Tensor, t: int, alpha_bar: Tensor, bound: float
+) -> tuple[Tensor, Tensor]:
+    now = torch.full((len(x),), t, device=x.device)
+    eps = denoise(x, now)
+    return eps, x0_from_eps(x, now, eps, alpha_bar).clamp(-bound, bound)
 
 
 def _step_constants(now: float, after: float, eta: float) -> tuple[float, float]:
@@ -31,20 +52,59 @@ def ddim(
     alpha_bar: Tensor,
     steps: int,
     eta: float,
-    noise: Callable[[int], Tensor],
+    noise: Fresh,
+    bound: float = 1.0,
 ) -> Tensor:
-    """Runs `denoise(x, t) -> eps` from `start`, x_0 held in [-1, 1]; `noise(k)` is step k's.
-
-    `noise` is asked only where fresh noise has a size, so not at all for eta = 0.
-    """
-    level = [*alpha_bar.tolist(), 1.0]  # level[-1]: no noise left
+    """arXiv 2010.02502, eq. 12 and 16; eta = 1 is ancestral, eta = 0 deterministic."""
     x = start
-    for k, (t, following) in enumerate(pairwise(timesteps(steps, len(alpha_bar)))):
-        now = torch.full((len(x),), t, device=x.device)
-        eps = denoise(x, now)
-        x0 = x0_from_eps(x, now, eps, alpha_bar).clamp(-1, 1)
-        sigma, rest = _step_constants(level[t], level[following], eta)
-        x = level[following] ** 0.5 * x0 + rest * eps
+    for k, (t, now, after) in enumerate(_levels(alpha_bar, steps)):
+        eps, x0 = _predicted(denoise, x, t, alpha_bar, bound)
+        sigma, rest = _step_constants(now, after, eta)
+        x = after**0.5 * x0 + rest * eps
         if sigma > 0:
             x = x + sigma * noise(k).to(x)
     return x
+
+
+def ddpm(
+    denoise: Denoise,
+    start: Tensor,
+    alpha_bar: Tensor,
+    steps: int,
+    noise: Fresh,
+    bound: float = 1.0,
+) -> Tensor:
+    """arXiv 2006.11239, eq. 6-7: the posterior of x_0 and x_t, with its own variance.
+
+    Over fewer steps than were trained, beta is that of the whole step (arXiv 2102.09672, sec. 4).
+    """
+    x = start
+    for k, (t, now, after) in enumerate(_levels(alpha_bar, steps)):
+        _, x0 = _predicted(denoise, x, t, alpha_bar, bound)
+        kept = now / after  # alpha of this step
+        mean = after**0.5 * (1 - kept) / (1 - now) * x0 + kept**0.5 * (1 - after) / (1 - now) * x
+        variance = (1 - after) / (1 - now) * (1 - kept)
+        x = mean + variance**0.5 * noise(k).to(x) if variance > 0 else mean
+    return x
+
+
+def dpm_solver_2m(
+    denoise: Denoise, start: Tensor, alpha_bar: Tensor, steps: int, bound: float = 1.0
+) -> Tensor:
+    """arXiv 2211.01095, algorithm 2: data prediction, two steps' memory; the first and the last
+    step are of first order."""
+    x, before, reached = start, start, 0.0
+    for k, (t, now, after) in enumerate(_levels(alpha_bar, steps)):
+        _, x0 = _predicted(denoise, x, t, alpha_bar, bound)
+        if after == 1.0:
+            return x0
+        stride = _half_log_snr(after) - _half_log_snr(now)
+        blend = x0 if k == 0 else x0 + stride / (2 * reached) * (x0 - before)
+        shrink = ((1 - after) / (1 - now)) ** 0.5
+        x = shrink * x - after**0.5 * math.expm1(-stride) * blend
+        before, reached = x0, stride
+    return x
+
+
+def _half_log_snr(alpha_bar: float) -> float:
+    return 0.5 * math.log(alpha_bar / (1 - alpha_bar))

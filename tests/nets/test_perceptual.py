@@ -55,7 +55,7 @@ def test_none_is_zero():
 
 def test_unknown_names_list_what_there_is():
     with pytest.raises(UserError, match=r"lpips.*none.*untrained"):
-        perceptual("lpips", 3)
+        perceptual("vgg", 3)
 
 
 def test_builds_on_meta():

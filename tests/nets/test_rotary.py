@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from hvdm.nets.rotary import rotary_1d, rotary_2d, rotate
+from hvdm.nets.rotary import frequencies_1d, halved_1d, rotary_1d, rotary_2d, rotate
 
 LIKE = torch.zeros((), dtype=torch.float64)
 
@@ -56,3 +56,17 @@ def test_lengths_and_dtype_stay(dtype):
 
 def test_one_row_and_one_column_are_allowed():
     assert rotary_2d(1, 1, 8, LIKE).shape == (1, 4)
+
+
+def test_the_released_table_turns_neighbours_by_halved_angles():
+    """Feature j turns by position times frequency j mod d/2, with its neighbour across."""
+    d, n = 8, 5
+    frequencies = frequencies_1d(d)
+    x = torch.randn(1, n, 1, d, dtype=torch.float64)
+    turned = rotate(x, halved_1d(n, d, LIKE, frequencies))[0, :, 0]
+    for position in range(n):
+        for j in range(d):
+            angle = position * frequencies[j % (d // 2)]
+            across = -x[0, position, 0, j + 1] if j % 2 == 0 else x[0, position, 0, j - 1]
+            expected = x[0, position, 0, j] * angle.cos() + across * angle.sin()
+            torch.testing.assert_close(turned[position, j], expected)

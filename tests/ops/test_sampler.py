@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from hvdm.errors import UserError
-from hvdm.ops.sampler import ddim, timesteps
+from hvdm.ops.sampler import ddim, ddpm, dpm_solver_2m, timesteps
 from hvdm.ops.schedule import alpha_bars, sqrt_linear_betas
 
 ALPHA_BAR = alpha_bars(sqrt_linear_betas())
@@ -68,3 +68,42 @@ def test_last_step_adds_no_noise_and_steps_are_numbered():
 
     ddim(lambda x, t: torch.zeros_like(x), torch.ones(1, 1), ALPHA_BAR, 4, 1.0, noise)
     assert asked == [0, 1, 2]
+
+
+def test_ddpm_gives_the_analytic_gaussian():
+    source = torch.Generator().manual_seed(0)
+
+    def draw(step=0):
+        return torch.randn(4000, 1, generator=source, dtype=torch.float64)
+
+    out = ddpm(gaussian_eps, draw(), ALPHA_BAR, 1000, draw)
+    assert out.mean().item() == pytest.approx(MEAN, abs=0.015)
+    assert out.std().item() == pytest.approx(STD, abs=0.02)
+
+
+# half the log of signal over noise falls evenly, and ends where nothing is left to remove
+EVEN = torch.sigmoid(2 * torch.linspace(16, -4, 1000, dtype=torch.float64))
+
+
+def even_eps(x, t):
+    a = EVEN[t][:, None]
+    return (1 - a).sqrt() * (x - a.sqrt() * MEAN) / (a * STD**2 + 1 - a)
+
+
+def exact(start):
+    """Where the probability flow of a Gaussian takes each point."""
+    a = EVEN[-1]
+    return MEAN + STD * (start - a.sqrt() * MEAN) / (a * STD**2 + 1 - a).sqrt()
+
+
+def test_dpm_solver_is_of_second_order():
+    start = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+
+    def errors(solve):
+        return [(solve(n) - exact(start)).abs().max().item() for n in (50, 100, 200)]
+
+    first = errors(lambda n: ddim(even_eps, start, EVEN, n, 0.0, no_noise, 10.0))
+    second = errors(lambda n: dpm_solver_2m(even_eps, start, EVEN, n, 10.0))
+    assert 1.7 < first[1] / first[2] < 2.3
+    assert 3.4 < second[1] / second[2] < 4.6
+    assert second[0] < first[0] / 3

@@ -9,7 +9,6 @@ from hvdm.errors import UserError
 from hvdm.ops.wavelet import haar3d
 from hvdm.recipe import Batch, Clip, Context, Given, Noise, SampleRequest
 from hvdm.recipes.hvdm.autoencoder import Config, build
-from hvdm.recipes.hvdm.networks import WaveletEncoder
 
 TINY = Config(
     patch=4,
@@ -64,17 +63,20 @@ def test_parameter_counts_of_the_paper():
     with torch.device("meta"):
         net = build(Config(), Given(Clip(16, 256, 256))).trained["autoencoder"]
     encoder, decoder = net.encoder, net.decoder
-    assert count(encoder.patchify) + count(encoder.backbone) == 16_818_432
-    assert count(encoder.triplane) == 3 * 2_763_776 + 33_024
+    assert count(encoder.planes.patchify) + count(encoder.planes.backbone) == 16_818_432
+    assert count(encoder.planes.triplane) == 3 * 2_763_776 + 33_024
     assert count(encoder.wavelet.low) == 3_434_304 + 3_983_616
     assert count(encoder.wavelet.high) == 3_444_672 + 3_983_616
     assert count(encoder.fusion) == 6_697_728
     assert count(encoder.bottleneck) == 1_540
     assert count(decoder.enter) == 1_920
-    assert count(decoder.backbone) == 16_744_320
-    assert count(decoder.to_pixel) == 73_731
+    assert count(decoder.pixels.backbone) == 16_744_320
+    assert count(decoder.pixels.to_pixel) == 73_731
     joined = 768 * 384 + 384 + 2 * 384
     assert count(net) == 63_508_231 + joined
+    with torch.device("meta"):
+        released = build(Config(variant="released"), Given(Clip(16, 256, 256)))
+    assert count(released.trained["autoencoder"]) == 63_508_231
 
 
 @pytest.mark.parametrize(
@@ -113,13 +115,72 @@ def test_default_clip_shapes_on_meta():
         assert recipe.decode(recipe.trained, latent).shape == video.shape
 
 
+def wavelet_features(config, video):
+    net = tiny(config, Clip(4, 8, 8)).trained["autoencoder"].encoder.wavelet
+    return net(video)
+
+
 def test_wavelet_step_k_describes_frames_2k_and_2k_plus_1():
-    net = WaveletEncoder(3, (4,), 8, 1)
-    features = net(torch.randn(1, 3, 2, 8, 8))
-    assert features.shape == (1, 4, 4, 4, 8)
-    assert torch.equal(features[:, 0], features[:, 1])
-    assert torch.equal(features[:, 2], features[:, 3])
-    assert not torch.allclose(features[:, 1], features[:, 2])
+    keys, values = wavelet_features(TINY, torch.randn(1, 3, 4, 8, 8))
+    assert keys is values
+    assert keys.shape == (1, 4, 2, 2, 16)
+    assert torch.equal(keys[:, 0], keys[:, 1])
+    assert torch.equal(keys[:, 2], keys[:, 3])
+    assert not torch.allclose(keys[:, 1], keys[:, 2])
+
+
+def test_released_wavelet_steps_run_through_twice():
+    config = dataclasses.replace(TINY, variant="released")
+    for features in wavelet_features(config, torch.randn(1, 3, 4, 8, 8)):
+        assert torch.equal(features[:, :2], features[:, 2:])
+        assert not torch.allclose(features[:, 0], features[:, 1])
+
+
+def test_a_static_clip_leaves_the_high_branch_without_motion():
+    video = torch.randn(1, 3, 1, 8, 8).expand(-1, -1, 4, -1, -1)
+    bands = haar3d(video)
+    assert bands[:, 4:].abs().max() == 0
+    assert bands[:, 1:4].abs().max() > 0
+
+
+def parts_of(**changes):
+    encoder = tiny(dataclasses.replace(TINY, **changes)).trained["autoencoder"].encoder
+    return {name for name, module in encoder.named_children() if module is not None}
+
+
+def test_ablations_leave_out_what_they_say():
+    assert parts_of() == {"planes", "wavelet", "fusion", "bottleneck"}
+    assert parts_of(branches="triplane") == {"planes", "bottleneck"}
+    assert parts_of(branches="wavelet") == {"wavelet", "bottleneck"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"variant": "released"},
+        {"branches": "triplane"},
+        {"branches": "wavelet"},
+        {"fusion": "sum"},
+        {"wavelet": "2d"},
+        {"conv_time": 3},
+        {"conv_norm": "group"},
+        {"wavelet_weight": 0.0},
+    ],
+)
+def test_every_variant_trains_all_that_it_has(changes):
+    recipe = tiny(dataclasses.replace(TINY, **changes))
+    loss, _ = loss_of(recipe, (0, 1))
+    loss.sum().backward()
+    assert [n for n, p in recipe.trained.named_parameters() if p.grad is None] == []
+    latent = recipe.encode(recipe.trained, torch.zeros(1, *CLIP.shape))
+    assert latent.shape[1:] == recipe.latent_shape
+
+
+def test_the_released_projection_reads_the_first_position():
+    config = dataclasses.replace(TINY, variant="released")
+    projection = tiny(config).trained["autoencoder"].encoder.planes.triplane.over_time
+    assert projection.read == 0
+    assert projection.positions.std() > 0.5
 
 
 def test_loss_is_the_formula():
@@ -220,7 +281,9 @@ def test_wrong_clips_are_refused(clip, words):
         ({"patch": 6}, "model.patch=6"),
         ({"head_dim": 6}, "model.head_dim=6.*multiple of 4"),
         ({"patch": 16}, "model.conv_channels"),
-        ({"perceptual": "lpips"}, "perceptual='lpips'"),
+        ({"perceptual": "lpips"}, "perceptual=lpips needs model.perceptual_weights"),
+        ({"variant": "released", "fusion": "sum"}, "fusion=sum is no part of .*released"),
+        ({"variant": "released", "branches": "triplane"}, "branches=triplane"),
     ],
 )
 def test_wrong_models_are_refused(changes, words):

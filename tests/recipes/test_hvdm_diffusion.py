@@ -8,7 +8,7 @@ from torch import nn
 from hvdm.errors import UserError
 from hvdm.recipe import Batch, Clip, Context, Given, Noise, SampleRequest
 from hvdm.recipes.hvdm import autoencoder
-from hvdm.recipes.hvdm.diffusion import Config, build
+from hvdm.recipes.hvdm.diffusion import Config, build, frames_from, windows
 from hvdm.recipes.hvdm.unet import Double, Halve, UNet
 
 CLIP = Clip(4, 8, 16)
@@ -222,3 +222,104 @@ def test_a_first_stage_is_needed():
 def test_an_encoder_is_needed():
     with pytest.raises(UserError, match="autoencoder"):
         build(TINY, Given(CLIP, object()))
+
+
+# What is told of the past, what is predicted, how it is sampled
+
+
+def long_rows(draws, padded=()):
+    videos = torch.stack(
+        [
+            torch.randint(1, 256, (8, 8, 16, 3), generator=torch.Generator().manual_seed(d))
+            for d in draws
+        ]
+    )
+    for row in padded:
+        videos[row, :4] = 0
+    fields = {"video": videos.to(torch.uint8)}
+    return Batch(fields, tuple(map(str, draws)), tuple(draws), torch.ones(len(draws)))
+
+
+def test_rows_are_told_their_past_one_by_one():
+    draws = tuple(range(400))
+    video = torch.zeros(400, 1, 8, 1, 1)
+    video[0, :, :4] = -1
+    told, first = windows(video, 4, 0.3, Context(0, draws, "p"))
+    assert told.float().mean().item() == pytest.approx(0.3, abs=0.06)
+    assert set(first[told].tolist()) == {4}
+    assert set(first[~told].tolist()) == {0, 1, 2, 3, 4}
+    assert (told[0].item(), first[0].item()) == (False, 4)
+    again, _ = windows(video[7:9], 4, 0.3, Context(0, draws[7:9], "p"))
+    assert torch.equal(again, told[7:9])
+
+
+def test_a_told_row_sees_the_latent_of_the_clip_before():
+    recipe = awake(dataclasses.replace(TINY, conditional=1.0))
+    batch = long_rows((0, 1), padded=(1,))
+    seen = []
+    recipe.trained["denoiser"].register_forward_pre_hook(lambda _, given: seen.append(given[2]))
+    recipe.phases[0].loss(batch, Context(0, (0, 1), "p"))
+    past = recipe.encode(batch.video[:, :, :4])
+    torch.testing.assert_close(seen[0][0], past[0])
+    assert not seen[0][1].any()
+
+
+def test_frames_from_starts_where_it_is_told():
+    video = torch.arange(8.0).reshape(1, 1, 8, 1, 1).expand(2, 1, 8, 1, 1)
+    frames = frames_from(video, torch.tensor([0, 3]), 4)
+    assert frames.flatten(1).tolist() == [[0, 1, 2, 3], [3, 4, 5, 6]]
+
+
+def test_v_prediction_starts_at_the_size_of_v():
+    recipe, draws = tiny(dataclasses.replace(TINY, predicts="v")), tuple(range(8))
+    losses, _ = loss_of(recipe, draws)
+    context = Context(0, draws, "denoiser")
+    eps, t = context.randn(recipe.latent_shape, "eps"), context.randint(1000, "t")
+    kept = recipe.alpha_bar[t].reshape(-1, 1, 1, 1, 1).float()
+    v = kept.sqrt() * eps - (1 - kept).sqrt() * recipe.encode(rows(draws).video)
+    torch.testing.assert_close(losses, v.square().mean((1, 2, 3, 4)))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm++2m"])
+@pytest.mark.parametrize("predicts", ["eps", "v"])
+def test_every_sampler_gives_clips(sampler, predicts):
+    recipe = awake(dataclasses.replace(TINY, sampler=sampler, predicts=predicts))
+    clips = recipe.sample(recipe.trained, SampleRequest(), Noise(0, (0,)))
+    assert clips.shape == (1, *CLIP.shape)
+    assert clips.isfinite().all()
+
+
+def test_guidance_is_the_formula():
+    recipe = awake(dataclasses.replace(TINY, guidance=2.0))
+    net = recipe.trained["denoiser"]
+    x, condition = torch.randn(2, 1, *recipe.latent_shape)
+    t = torch.tensor([500])
+    with torch.no_grad():
+        guided = recipe._guided(recipe.trained, condition)(x, t)
+        by_hand = 3 * net(x, t, condition) - 2 * net(x, t)
+    torch.testing.assert_close(guided, by_hand)
+
+
+def test_the_latent_s_scale_is_undone():
+    recipe = tiny(dataclasses.replace(TINY, latent_scale=2.0))
+    video = rows((0,)).video
+    plain = recipe.first_stage.encode(recipe.frozen, video)
+    torch.testing.assert_close(recipe.encode(video), 2 * plain)
+    decoded = recipe.first_stage.decode(recipe.frozen, plain)
+    torch.testing.assert_close(recipe.decode(2 * plain), decoded)
+
+
+def test_attention_sits_on_the_two_coarsest_levels():
+    recipe = awake(dataclasses.replace(TINY, multipliers=(1, 2), attention=True, heads=2))
+    loss_of(recipe, (0,))[0].sum().backward()
+    assert [n for n, p in recipe.trained.named_parameters() if p.grad is None] == []
+    with torch.device("meta"):
+        net = UNet(4, 16, (1, 2, 4), 1, False, attention=2)
+    levels = [block.attention is not None for block in net.down.blocks]
+    assert levels == [False, False, True, False, True]
+
+
+def test_a_first_stage_of_another_shape_is_refused():
+    stage = autoencoder.build(STAGE, Given(CLIP))
+    with pytest.raises(UserError, match="data.height=16, and first_stage was trained on 8"):
+        build(TINY, Given(Clip(4, 16, 16), stage))

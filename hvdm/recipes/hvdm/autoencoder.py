@@ -1,26 +1,32 @@
 """HVDM's first stage: hybrid triplane and wavelet autoencoder (arXiv 2402.13729)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from hvdm.errors import UserError
-from hvdm.nets.perceptual import perceptual
-from hvdm.ops.wavelet import haar3d
-from hvdm.recipe import Batch, Clip, Context, Given, Logs, Noise, Phase, Recipe, SampleRequest
+from hvdm.nets.perceptual import Perceptual, perceptual
+from hvdm.recipe import Batch, Clip, Context, Given, Logs, Phase, Recipe
 from hvdm.recipes.hvdm.networks import (
     Autoencoder,
-    AxisProjection,
     Decoder,
     Encoder,
     Patchify,
+    Pixels,
+    Sum,
+    Triplane,
+    TriplaneBranch,
+    Wavelet,
+    WaveletEncoder,
+    joint,
+)
+from hvdm.recipes.hvdm.reconstruction import Reconstruction, bands_of, distances, one_frame
+from hvdm.recipes.hvdm.transformer import (
+    AxisProjection,
+    Heads,
     ProjectionLayer,
     SpaceTimeTransformer,
-    Triplane,
-    Wavelet,
 )
 
 
@@ -28,6 +34,7 @@ from hvdm.recipes.hvdm.networks import (
 class Config:
     """The defaults are the paper's size for 16x256x256 clips."""
 
+    variant: Literal["figure", "released"] = "figure"
     patch: int = 8
     width: int = 384
     depth: int = 5
@@ -38,30 +45,36 @@ class Config:
     projection_head_dim: int = 48
     projection_hidden: int = 512
     conv_channels: tuple[int, ...] = (64, 192, 384, 768)
+    conv_time: Literal[1, 3] = 1
+    conv_norm: Literal["instance", "group"] = "instance"
+    branches: Literal["both", "triplane", "wavelet"] = "both"
+    wavelet: Literal["3d", "2d"] = "3d"
+    fusion: Literal["attention", "sum"] = "attention"
     fusion_depth: int = 2
     latent_channels: int = 4
     pixel_weight: float = 4.0
     wavelet_weight: float = 4.0
     perceptual_weight: float = 4.0
-    perceptual: Literal["none", "untrained"] = "none"
+    perceptual: Perceptual = "none"
+    perceptual_weights: tuple[str, ...] = ()
+    perceptual_sha256: tuple[str, ...] = ()
     activation_checkpointing: bool = False
+
+    @property
+    def released(self) -> bool:
+        return self.variant == "released"
 
 
 def build(config: Config, given: Given) -> Recipe:
     """The recipe for clips of `given.clip`'s shape."""
     _check_model(config)
-    _check_clip(config.patch, given.clip)
+    _check_variant(config)
+    check_clip(config.patch, given.clip)
     return AutoencoderRecipe(config, given.clip)
 
 
 def _check_model(config: Config) -> None:
-    if config.patch not in (2, 4, 8, 16):
-        raise UserError(f"model.patch={config.patch}: choose from: 2, 4, 8, 16")
-    if config.head_dim % 4:
-        raise UserError(
-            f"model.head_dim={config.head_dim}: rotary embedding over height and width needs a "
-            "multiple of 4"
-        )
+    check_patch(config.patch, config.head_dim)
     if 2 * _halvings(config) > len(config.conv_channels) + 2:
         raise UserError(
             f"model.conv_channels={list(config.conv_channels)}: patch {config.patch} needs at "
@@ -69,8 +82,29 @@ def _check_model(config: Config) -> None:
         )
 
 
-def _check_clip(patch: int, clip: Clip) -> None:
-    if clip.frames < 2 or clip.frames % 2:
+def check_patch(patch: int, head_dim: int) -> None:
+    if patch not in (2, 4, 8, 16):
+        raise UserError(f"model.patch={patch}: choose from: 2, 4, 8, 16")
+    if head_dim % 4:
+        raise UserError(
+            f"model.head_dim={head_dim}: rotary embedding over height and width needs a "
+            "multiple of 4"
+        )
+
+
+def _check_variant(config: Config) -> None:
+    """The released networks have both branches, a 3D transform, and attention between them."""
+    ablated = {"branches": "both", "wavelet": "3d", "fusion": "attention", "conv_norm": "instance"}
+    for key, only in ablated.items():
+        if config.released and getattr(config, key) != only:
+            raise UserError(
+                f"model.{key}={getattr(config, key)} is no part of model.variant=released, which "
+                f"has {key}={only}; use model.variant=figure"
+            )
+
+
+def check_clip(patch: int, clip: Clip, even: bool = True) -> None:
+    if even and (clip.frames < 2 or clip.frames % 2):
         raise UserError(
             f"data.frames={clip.frames}: the wavelet transform pairs frames, so it must be even"
         )
@@ -84,99 +118,100 @@ def _halvings(config: Config) -> int:
     return config.patch.bit_length() - 2
 
 
-def _transformer(config: Config, depth: int) -> SpaceTimeTransformer:
+# Networks
+
+
+def _transformer(config: Config, depth: int, cross: bool = False) -> SpaceTimeTransformer:
+    size = Heads(config.width, config.heads, config.head_dim)
     return SpaceTimeTransformer(
-        config.width, depth, config.heads, config.head_dim, config.activation_checkpointing
+        size, depth, config.activation_checkpointing, config.released, cross
     )
 
 
 def _projection(config: Config, length: int) -> AxisProjection:
-    size = (config.projection_heads, config.projection_head_dim, config.projection_hidden)
-    layers: list[nn.Module] = [
-        ProjectionLayer(config.width, *size) for _ in range(config.projection_depth)
+    size = Heads(config.width, config.projection_heads, config.projection_head_dim)
+    layers = [
+        ProjectionLayer(size, config.projection_hidden) for _ in range(config.projection_depth)
     ]
-    return AxisProjection(length, config.width, layers, config.activation_checkpointing)
-
-
-def _encoder(config: Config, clip: Clip) -> Encoder:
-    axes = (clip.frames, clip.height // config.patch, clip.width // config.patch)
-    return Encoder(
-        Patchify(config.patch, clip.channels, config.width),
-        _transformer(config, config.depth),
-        Triplane(*(_projection(config, length) for length in axes)),
-        Wavelet(clip.channels, config.conv_channels, config.width, _halvings(config)),
-        _transformer(config, config.fusion_depth),
-        nn.Linear(config.width, config.latent_channels),
+    return AxisProjection(
+        length, config.width, layers, config.activation_checkpointing, config.released
     )
 
 
-def _decoder(config: Config, clip: Clip) -> Decoder:
-    backbone = _transformer(config, config.depth)
-    return Decoder(config.latent_channels, config.width, backbone, config.patch, clip.channels)
+def _planes(config: Config, clip: Clip) -> TriplaneBranch:
+    axes = (clip.frames, clip.height // config.patch, clip.width // config.patch)
+    return TriplaneBranch(
+        Patchify(config.patch, clip.channels, config.width),
+        _transformer(config, config.depth),
+        Triplane(*(_projection(config, length) for length in axes)),
+    )
 
 
-class AutoencoderRecipe:
-    """L1 on pixels, L1 on the eight Haar bands, a perceptual distance on one random frame."""
+def _wavelet(config: Config, clip: Clip) -> Wavelet:
+    in_time = config.wavelet == "3d"
+    bands = (clip.channels, (7 if in_time else 3) * clip.channels)
+    low, high = (
+        WaveletEncoder(
+            inputs,
+            config.conv_channels,
+            config.width,
+            _halvings(config),
+            config.conv_time,
+            config.conv_norm == "instance",
+        )
+        for inputs in bands
+    )
+    join = None if config.released else joint(config.width)
+    return Wavelet(low, high, join, not config.released, in_time)
+
+
+def _encoder(config: Config, clip: Clip) -> Encoder:
+    planes = None if config.branches == "wavelet" else _planes(config, clip)
+    wavelet = None if config.branches == "triplane" else _wavelet(config, clip)
+    fusion: nn.Module | None = None
+    if config.branches == "both":
+        attending = config.fusion == "attention"
+        fusion = _transformer(config, config.fusion_depth, cross=True) if attending else Sum()
+    return Encoder(planes, wavelet, fusion, nn.Linear(config.width, config.latent_channels))
+
+
+def _autoencoder(config: Config, clip: Clip) -> Autoencoder:
+    encoder = _encoder(config, clip)
+    pixels = Pixels(config.width, _transformer(config, config.depth), config.patch, clip.channels)
+    decoder = Decoder(config.latent_channels, config.width, pixels)
+    return Autoencoder(encoder, decoder, clip.frames if config.released else None)
+
+
+class AutoencoderRecipe(Reconstruction):
+    """L1 on pixels, L1 on the Haar bands, a perceptual distance on one random frame."""
 
     averaged: tuple[str, ...] = ()
 
     def __init__(self, config: Config, clip: Clip) -> None:
         self.config = config
-        self.trained = nn.ModuleDict(
-            {"autoencoder": Autoencoder(_encoder(config, clip), _decoder(config, clip))}
+        self.clip = clip
+        self.trained = nn.ModuleDict({"autoencoder": _autoencoder(config, clip)})
+        distance = perceptual(
+            config.perceptual, clip.channels, config.perceptual_weights, config.perceptual_sha256
         )
-        self.frozen = nn.ModuleDict({"perceptual": perceptual(config.perceptual, clip.channels)})
+        self.frozen = nn.ModuleDict({"perceptual": distance})
         self.phases: tuple[Phase, ...] = (Phase("autoencoder", self.loss),)
         sides = (clip.height // config.patch, clip.width // config.patch)
         self.latent_shape: tuple[int, ...] = (config.latent_channels, clip.frames, *sides)
 
     def loss(self, batch: Batch, context: Context) -> tuple[Tensor, Logs]:
-        """w_p |dx| + w_w/8 sum over bands of |dW| + w_f perceptual; each term is a mean."""
+        """w_p |dx| + w_w mean over bands of |dW| + w_f perceptual; each term is a mean."""
         video = batch.video
         output = self.trained["autoencoder"](video)
-        frame = context.randint(video.shape[2], "frame")
-        logs = {**_distances(video, output), "perceptual": self._perceptual(video, output, frame)}
+        frames = one_frame(context, "frame", output, video)
+        logs = {
+            **distances(video, output),
+            "wavelet": bands_of(output - video, self.config.wavelet == "3d"),
+            "perceptual": self.frozen["perceptual"](*frames),
+        }
         total = (
             self.config.pixel_weight * logs["l1"]
             + self.config.wavelet_weight * logs["wavelet"]
             + self.config.perceptual_weight * logs["perceptual"]
         )
         return total, {name: value.detach() for name, value in logs.items()}
-
-    def _perceptual(self, video: Tensor, output: Tensor, frame: Tensor) -> Tensor:
-        rows = torch.arange(len(video), device=video.device)
-        distance: Tensor = self.frozen["perceptual"](output[rows, :, frame], video[rows, :, frame])
-        return distance
-
-    def encode(self, nets: nn.ModuleDict, video: Tensor) -> Tensor:
-        """`B C T H W` -> `B E T H/p W/p` in (-1, 1)."""
-        latent: Tensor = _of(nets).encoder(video)
-        return latent
-
-    def decode(self, nets: nn.ModuleDict, latent: Tensor) -> Tensor:
-        """`B E T H/p W/p` -> `B C T H W` in (-1, 1)."""
-        video: Tensor = _of(nets).decoder(latent)
-        return video
-
-    def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
-        raise UserError(
-            "an autoencoder does not sample: reconstruct with it (protocol=reconstruction), or "
-            "train a diffusion model on top (first_stage=RUN) and sample that"
-        )
-
-
-def _of(nets: nn.ModuleDict) -> Autoencoder:
-    net = nets["autoencoder"]
-    assert isinstance(net, Autoencoder)
-    return net
-
-
-def _distances(video: Tensor, output: Tensor) -> Mapping[str, Tensor]:
-    """One value per sample. The DWT is linear, so the bands' differences are one transform."""
-    error = output - video
-    mse = error.detach().square().mean((1, 2, 3, 4)) / 4  # of pixels in [0, 1]
-    return {
-        "l1": error.abs().mean((1, 2, 3, 4)),
-        "wavelet": haar3d(error).abs().mean((1, 2, 3, 4, 5)),
-        "psnr": -10 * mse.clamp_min(1e-10).log10(),
-    }

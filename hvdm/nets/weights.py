@@ -1,0 +1,58 @@
+"""State dicts from files of others: tensors are read, and no pickled code is run."""
+
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hvdm.errors import UserError
+
+
+def read_state(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a torch file that holds nothing but tensors."""
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    if sha256 is not None and sha256_of(path) != sha256.lower():
+        raise UserError(f"{path} has sha256 {sha256_of(path)}, expected {sha256}: fetch it again")
+    try:
+        found = load_file(path) if path.suffix == ".safetensors" else _torch_file(path)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path} holds more than tensors, and reading the rest would run code from the file; "
+            "save its state dict alone"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, SafetensorError) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} cannot be read ({line}): truncated? fetch it again") from None
+    return _tensors(path, found)
+
+
+def _torch_file(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+
+
+def _is_zip(path: Path) -> bool:
+    with open(path, "rb") as handle:
+        return handle.read(2) == b"PK"
+
+
+def _tensors(path: Path, found: Any) -> dict[str, Tensor]:
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    if not isinstance(found, dict) or not found:
+        raise UserError(f"{path} holds no state dict; save one with torch.save(net.state_dict())")
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise UserError(f"{path}: {name!r} is a {kind}, expected a tensor under a name")
+    return found
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
