@@ -1,6 +1,7 @@
-"""The verbs around a run: train, sample, evaluate, compare, report."""
+"""The verbs around a run: train, sample, report."""
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -8,10 +9,9 @@ import torch
 from torch import Tensor
 
 from hvdm import build
-from hvdm.config import ClusterConfig, parse
 from hvdm.errors import UserError, closest
 from hvdm.recipe import Noise, SampleRequest, to_pixels
-from launcher import cluster, compose
+from launcher import compose
 from launcher import train as training
 from launcher.arguments import Arguments
 
@@ -56,7 +56,8 @@ def _draw(opened: build.Opened, request: SampleRequest, seed: int, count: int) -
             draws = tuple(range(first, first + _ROWS_AT_ONCE))
             video = opened.recipe.sample(opened.nets, request, Noise(seed, draws))
             videos.append(to_pixels(video))
-            print(f"sampled {min(first + _ROWS_AT_ONCE, count)} of {count}", flush=True)
+            done = min(first + _ROWS_AT_ONCE, count)
+            print(f"sampled {done} of {count}", file=sys.stderr, flush=True)
     return torch.cat(videos)[:count]
 
 
@@ -85,61 +86,7 @@ def _tell_samples(as_json: bool, opened: build.Opened, paths: list[Path], second
     print(f"{len(paths)} files in {paths[0].parent} ({seconds:.1f} s); look at {paths[0]}")
 
 
-# Evaluation
-
-
-def evaluate(given: Arguments) -> int:
-    from eval.evaluate import Request
-    from eval.evaluate import evaluate as measure
-
-    where = _cluster(given)
-    request = Request(
-        run=given.need("run", "runs/tiny/hvdm_autoencoder"),
-        protocol=given.need("protocol", "reconstruction@1"),
-        detector=given.take("detector"),
-        clips=given.integer("clips"),
-        seed=given.integer("seed", 0) or 0,
-        steps=given.integer("steps"),
-        out=given.take("out"),
-        device="cuda" if where.gpus_per_worker else "cpu",
-    )
-    given.done()
-    result = measure(request, run=cluster.executor(where), say=_quiet if given.json else print)
-    print(json.dumps(result, indent=1) if given.json else f"wrote {result['path']}")
-    return 0
-
-
-def _quiet(text: str) -> None:
-    return None
-
-
-def _cluster(given: Arguments) -> ClusterConfig:
-    """The cluster group of the config, with `workers=N` as a short form."""
-    name = given.take("cluster", "local")
-    overrides = [f"{key}={given.take(key)}" for key in given.values if key.startswith("cluster.")]
-    workers = given.integer("workers")
-    if workers is not None:
-        overrides.append(f"cluster.workers={workers}")
-    return parse(ClusterConfig, compose.group("cluster", str(name), overrides), "cluster")
-
-
-def compare(given: Arguments) -> int:
-    from eval.evaluate import compare as compared
-    from eval.evaluate import read
-
-    if len(given.words) != 2:
-        raise UserError("two results are expected: hvdm compare A.json B.json")
-    given.done()
-    answer = compared(*(read(path) for path in given.words))
-    if given.json:
-        print(json.dumps(answer, indent=1))
-    for name, row in {} if given.json else answer["values"].items():
-        error = row["standard_error"]
-        spread = f" ± {error:.2g}" if error is not None else ""
-        print(
-            f"{name}: {row['a']:.4g} -> {row['b']:.4g}, difference {row['difference']:.4g}{spread}"
-        )
-    return 0
+# Report
 
 
 def report(given: Arguments) -> int:
