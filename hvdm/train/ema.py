@@ -11,17 +11,10 @@ class Ema:
     """Decay with warm-up min(decay, (1 + n) / (10 + n)) after n updates."""
 
     def __init__(self, engine: Engine, config: EmaConfig) -> None:
-        self._engine = engine
         self._config = config
         self._masters = [piece.master for piece in engine.owned()]
         self.averages: list[Tensor] = [master.detach().clone() for master in self._masters]
         self.updates = 0
-
-    def restart(self) -> None:
-        """Begins again from the weights as they are now."""
-        self._masters = [piece.master for piece in self._engine.owned()]
-        for average, master in zip(self.averages, self._masters):
-            average.copy_(master)
 
     def decay(self) -> float:
         warm = (1 + self.updates) / (10 + self.updates)
