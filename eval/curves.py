@@ -1,5 +1,6 @@
 """Curves over training steps, drawn as inline SVG."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -8,7 +9,7 @@ from typing import Any
 Point = tuple[float, float]
 WIDTH, HEIGHT = 420, 200
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 26
-MOST_POINTS, MOST_MARKS = 600, 60
+MOST_POINTS = 600
 LOG_FROM = 30.0
 """From this ratio of largest to smallest on, positive values get a logarithmic axis."""
 
@@ -39,21 +40,48 @@ def _rank(name: str) -> int:
 
 
 def chart(name: str, points: Sequence[Point]) -> str:
-    """A figure with one curve."""
+    """A figure with one curve; page.js smooths it and tells values, from the figure's data."""
     kept = _thinned(points)
     steps, values = [p[0] for p in kept], [p[1] for p in kept]
     logarithmic = min(values) > 0 and max(values) / min(values) > LOG_FROM
-    x = _Axis(min(steps), max(steps), LEFT, WIDTH - RIGHT)
-    y = _Axis(*_padded(values, logarithmic), HEIGHT - BOTTOM, TOP, logarithmic)
+    x = Axis(min(steps), max(steps), LEFT, WIDTH - RIGHT)
+    y = Axis(*padded(values, logarithmic), HEIGHT - BOTTOM, TOP, logarithmic)
     line = " ".join(f"{x.at(s):.1f},{y.at(v):.1f}" for s, v in kept)
-    body = _grid(x, y) + f'<polyline class="line" points="{line}"/>' + _marks(kept, x, y)
+    drawn = f'<polyline class="raw" points="{line}"/><polyline class="line" points="{line}"/>'
     last = f"{values[-1]:.4g}"
     scale = " (log scale)" if logarithmic else ""
+    shape = {"x": x.numbers(), "y": y.numbers(), "log": logarithmic, "points": kept}
     return (
-        f'<figure class="chart"><figcaption>{escape(name)}{scale}<b>{last}</b></figcaption>'
+        f'<figure class="chart" data-chart="{escape(json.dumps(shape))}">'
+        f"<figcaption>{escape(name)}{scale}<b>{last}</b></figcaption>"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(name)} over steps, last {last}">{body}</svg></figure>'
+        f'aria-label="{escape(name)} over steps, last {last}">{grid(x, y)}{drawn}'
+        '<circle class="mark" r="4" visibility="hidden"/></svg></figure>'
     )
+
+
+def bars(name: str, points: Sequence[tuple[float, float, float | None]]) -> str:
+    """A figure of values over steps, each with one standard error up and down."""
+    ends = [v + k * (e or 0.0) for _, v, e in points for k in (-1, 1)]
+    x = Axis(*padded([p[0] for p in points], False), LEFT, WIDTH - RIGHT)
+    y = Axis(*padded(ends, False), HEIGHT - BOTTOM, TOP)
+    drawn = "".join(_bar(x.at(step), value, error, step, y) for step, value, error in points)
+    line = " ".join(f"{x.at(s):.1f},{y.at(v):.1f}" for s, v, _ in points)
+    return (
+        f'<figure class="bars"><figcaption>{escape(name)}<b>{points[-1][1]:.4g}</b></figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)} over steps">'
+        f'{grid(x, y)}<polyline class="raw" points="{line}"/>{drawn}</svg></figure>'
+    )
+
+
+def _bar(at: float, value: float, error: float | None, step: float, y: "Axis") -> str:
+    told = f"step {step:.0f}: {value:.5g}" + (f" ± {error:.2g}" if error is not None else "")
+    mark = f'<circle class="dot" cx="{at:.1f}" cy="{y.at(value):.1f}" r="4"/>'
+    if error is not None:
+        top, bottom = y.at(value + error), y.at(value - error)
+        mark += f'<path class="whisker" d="M{at:.1f} {top:.1f}V{bottom:.1f}'
+        mark += "".join(f"M{at - 5:.1f} {end:.1f}h10" for end in (top, bottom)) + '"/>'
+    return f"<g><title>{told}</title>{mark}</g>"
 
 
 def _thinned(points: Sequence[Point]) -> list[Point]:
@@ -62,7 +90,7 @@ def _thinned(points: Sequence[Point]) -> list[Point]:
     return kept if kept[-1] == points[-1] else [*kept, points[-1]]
 
 
-def _padded(values: Sequence[float], logarithmic: bool) -> tuple[float, float]:
+def padded(values: Sequence[float], logarithmic: bool) -> tuple[float, float]:
     low, high = min(values), max(values)
     if logarithmic:
         return low / 1.2, high * 1.2
@@ -70,7 +98,7 @@ def _padded(values: Sequence[float], logarithmic: bool) -> tuple[float, float]:
     return low - room, high + room
 
 
-class _Axis:
+class Axis:
     """Maps values to places between two ends, straight or by their logarithms."""
 
     def __init__(
@@ -85,6 +113,9 @@ class _Axis:
             low, high, value = math.log(low), math.log(high), math.log(value)
         share = (value - low) / (high - low) if high > low else 0.5
         return self.begin + share * (self.end - self.begin)
+
+    def numbers(self) -> list[float]:
+        return [self.low, self.high, self.begin, self.end]
 
     def ticks(self) -> list[float]:
         if self.logarithmic:
@@ -107,7 +138,7 @@ def _round_step(size: float) -> float:
     return next(power * k for k in (1, 2, 5, 10) if power * k >= size * 0.999)
 
 
-def _grid(x: _Axis, y: _Axis) -> str:
+def grid(x: Axis, y: Axis) -> str:
     parts = []
     for value in y.ticks():
         at = y.at(value)
@@ -117,16 +148,6 @@ def _grid(x: _Axis, y: _Axis) -> str:
         at = x.at(value)
         parts.append(f'<text x="{at:.1f}" y="{HEIGHT - 8}" class="mid">{_short(value)}</text>')
     return "".join(parts)
-
-
-def _marks(points: Sequence[Point], x: _Axis, y: _Axis) -> str:
-    """Points that tell their value when pointed at."""
-    every = max(1, math.ceil(len(points) / MOST_MARKS))
-    return "".join(
-        f'<circle class="mark" cx="{x.at(s):.1f}" cy="{y.at(v):.1f}" r="5">'
-        f"<title>step {s:.0f}: {v:.5g}</title></circle>"
-        for s, v in points[::every]
-    )
 
 
 def _short(value: float) -> str:

@@ -1,44 +1,42 @@
 """The sections of a report as HTML."""
 
-import base64
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
+from eval import measured, media
 from eval.curves import Point, chart
+from eval.measured import flat, number
+from eval.media import Medium
 
-MOST_BYTES = 24 * 2**20
-"""What the pictures, and again the films, of a report may weigh; older ones are named only."""
 MOST_EVENTS = 300
-NEWEST = 4
-"""Pictures, and films, that are open at once."""
-MIME = {
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".gif": "image/gif",
-    ".mp4": "video/mp4",
-    ".webm": "video/webm",
-}
+_SUN = '<button id="theme" type="button" hidden></button>'
+_SMOOTHING = (
+    '<label class="control" hidden>smoothing '
+    '<input id="smoothing" type="range" min="0" max="99" value="60" aria-label="smoothing"></label>'
+)
 
 
 def document(title: str, made: str, sections: Sequence[str]) -> str:
+    """One file; what it shows is in it, and it asks for nothing."""
     body = "\n".join(section for section in sections if section)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{_style()}</style></head>\n<body><header><h1>{title}</h1>"
-        f"<p>made {made}</p></header>\n<main>{body}</main></body></html>\n"
+        '<link rel="icon" href="data:,">'
+        f"<title>{title}</title><style>{_asset('page.css')}</style></head>\n"
+        f"<body><header><div><h1>{title}</h1><p>made {made}</p></div>{_SUN}</header>\n"
+        f"<main>{body}</main>\n<script>{_asset('page.js')}</script></body></html>\n"
     )
 
 
 @cache
-def _style() -> str:
-    return files("eval").joinpath("page.css").read_text()
+def _asset(name: str) -> str:
+    return files("eval").joinpath(name).read_text()
 
 
 def section(title: str, body: str, empty: str) -> str:
@@ -59,12 +57,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def summary(facts: Mapping[str, Any]) -> str:
     config, last = facts["config"] or {}, facts["last"] or {}
+    environment = facts["environment"] or {}
     steps = f" of {facts['steps']}" if facts["steps"] else ""
     tiles = {
         "recipe": config.get("recipe"),
         "step": None if facts["step"] is None else f"{facts['step']}{steps}",
         "samples seen": last.get("samples"),
-        "clips per second": _number(last.get("clips_per_s")),
+        "clips per second": number(last.get("clips_per_s")),
+        "engine": environment.get("engine"),
+        "workers": environment.get("workers"),
         "checkpoints": len(facts["checkpoints"]) or None,
         "evaluations": len(facts["evaluations"]) or None,
     }
@@ -78,119 +79,29 @@ def summary(facts: Mapping[str, Any]) -> str:
 
 def curves(found: Mapping[str, Sequence[Point]]) -> str:
     charts = "".join(chart(name, points) for name, points in found.items())
-    body = f'<div class="charts">{charts}</div>' if charts else ""
+    body = f'{_SMOOTHING}<div class="charts">{charts}</div>' if charts else ""
     return section("Curves", body, "no metrics yet: they come with the first logged step")
 
 
+def reconstructions(found: Sequence[Medium]) -> str:
+    body = media.by_step(m for m in found if m.reconstruction)
+    empty = "none yet: hvdm evaluate run=RUN protocol=reconstruction@1 makes some"
+    return section("Reconstructions", body, empty)
+
+
+def samples(found: Sequence[Medium], left_out: Sequence[str]) -> str:
+    body = media.by_step(m for m in found if not m.reconstruction)
+    if left_out:
+        names = escape(", ".join(left_out))
+        body += f"<p>not embedded, for their weight; in samples/: {names}</p>"
+    return section("Samples", body, "none yet: hvdm sample run=RUN makes some")
+
+
 def evaluations(results: Sequence[Mapping[str, Any]]) -> str:
-    rows = [row for result in results for row in _evaluation_rows(result)]
-    head = (
-        "protocol",
-        "step",
-        "metric",
-        "value",
-        "± s.e.",
-        "debiased",
-        "sample-size bias",
-        "clips",
-        "detector",
-        "fingerprint",
-    )
-    return section(
-        "Evaluations", table(head, rows), "none yet: hvdm evaluate run=RUN protocol=NAME"
-    ) + _remarks(results)
-
-
-def _evaluation_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    detector = escape(result.get("detector") or "–")
-    if not result.get("comparable", True):
-        detector += ' <span class="mark-bad">not comparable</span>'
-    rows = []
-    for name, value in result.get("values", {}).items():
-        of = [
-            _number(result.get(key, {}).get(name)) or "–"
-            for key in ("standard_error", "debiased", "null_bias")
-        ]
-        label = f"{name} of {result.get('generated', 'samples')}"
-        rows.append(
-            [
-                escape(result["protocol"]),
-                str(result.get("step", "–")),
-                escape(label),
-                f"<b>{_number(value)}</b>",
-                *of,
-                str(result.get("counts", {}).get("clips", "–")),
-                detector,
-                f"<code>{escape(result['fingerprint'][:8])}</code>",
-            ]
-        )
-    return rows
-
-
-def _remarks(results: Sequence[Mapping[str, Any]]) -> str:
-    """Warnings and controls of each result, once each."""
-    notes = []
-    for result in results:
-        where = f"{result['protocol']} step {result.get('step')}"
-        notes += [f"{where}: {text}" for text in result.get("warnings", ())]
-        controls = result.get("controls") or {}
-        if controls.get("shuffled_frames") is not None:
-            notes.append(
-                f"{where}: frames shuffled {_number(controls['shuffled_frames'])}"
-                + _floor(controls.get("halves"))
-            )
-    items = "".join(f"<li>{escape(note)}</li>" for note in dict.fromkeys(notes))
-    return f'<ul class="notes">{items}</ul>' if items else ""
-
-
-def _floor(halves: Mapping[str, Any] | None) -> str:
-    if not halves:
-        return ""
-    return (
-        f", half of the originals against the other {_number(halves['value'])} "
-        f"(chance alone {_number(halves['null_bias'])})"
-    )
-
-
-def pictures(paths: Sequence[Path], folder: Path) -> str:
-    body = _embedded(
-        paths, folder, lambda uri, name: f'<img src="{uri}" alt="{name}" loading="lazy">'
-    )
-    return section("Pictures", body, "none yet: hvdm sample and hvdm evaluate make some")
-
-
-def films(paths: Sequence[Path], folder: Path) -> str:
-    def player(uri: str, name: str) -> str:
-        return f'<video src="{uri}" controls autoplay loop muted playsinline></video>'
-
-    return section("Clips", _embedded(paths, folder, player), "none yet: hvdm sample makes some")
-
-
-def _embedded(paths: Sequence[Path], folder: Path, show: Callable[[str, str], str]) -> str:
-    """Files as data in the page, until it is heavy; the rest by name."""
-    figures: list[str] = []
-    left_out, weight = [], 0
-    for path in paths:
-        name = escape(str(path.relative_to(folder)))
-        weight += path.stat().st_size
-        if weight > MOST_BYTES:
-            left_out.append(name)
-            continue
-        data = base64.b64encode(path.read_bytes()).decode()
-        uri = f"data:{MIME[path.suffix]};base64,{data}"
-        figures.append(f"<figure>{show(uri, name)}<figcaption>{name}</figcaption></figure>")
-    more = f"<p>not embedded, in samples/: {', '.join(left_out)}</p>" if left_out else ""
-    return _gallery(figures[:NEWEST]) + _older(figures[NEWEST:]) + more
-
-
-def _gallery(figures: Sequence[str]) -> str:
-    return f'<div class="media">{"".join(figures)}</div>' if figures else ""
-
-
-def _older(figures: Sequence[str]) -> str:
-    if not figures:
-        return ""
-    return f"<details><summary>{len(figures)} older</summary>{_gallery(figures)}</details>"
+    rows = [row for result in results for row in measured.rows(result)]
+    body = measured.charts(results) + table(measured.HEAD, rows)
+    body += measured.remarks(results) + measured.protocols(results)
+    return section("Evaluations", body, "none yet: hvdm evaluate run=RUN protocol=NAME")
 
 
 def checkpoints(found: Sequence[Mapping[str, Any]]) -> str:
@@ -223,11 +134,13 @@ def events(found: Sequence[Mapping[str, Any]]) -> str:
     body = table(("time", "event", "step", "details"), rows)
     if len(found) > len(shown):
         body += f"<p>and {len(found) - len(shown)} earlier ones in events.jsonl</p>"
-    return section(
-        "Events",
-        body and f"<details open><summary>{len(found)} events</summary>{body}</details>",
-        "none yet",
-    )
+    return section("Events", _folded(f"{len(found)} events", body, is_open=True), "none yet")
+
+
+def _folded(title: str, body: str, is_open: bool = False) -> str:
+    """Nothing where there is nothing to fold."""
+    state = " open" if is_open else ""
+    return body and f"<details{state}><summary>{title}</summary>{body}</details>"
 
 
 def _details(event: Mapping[str, Any]) -> str:
@@ -236,27 +149,20 @@ def _details(event: Mapping[str, Any]) -> str:
 
 
 def config(found: Mapping[str, Any] | None) -> str:
-    rows = [
-        [f"<code>{escape(key)}</code>", escape(str(value))] for key, value in _flat(found or {})
-    ]
-    body = table(("key", "value"), rows)
-    return section(
-        "Config",
-        body and f"<details><summary>{len(rows)} keys</summary>{body}</details>",
-        "config.yaml is missing",
-    )
+    rows = _key_values(found or {})
+    body = _folded(f"{len(rows)} keys", table(("key", "value"), rows))
+    return section("Config", body, "config.yaml is missing")
 
 
-def _flat(value: Mapping[str, Any], where: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for key, inner in value.items():
-        name = f"{where}{key}"
-        rows += _flat(inner, f"{name}.") if isinstance(inner, Mapping) else [(name, inner)]
-    return rows
+def environment(found: Mapping[str, Any] | None) -> str:
+    """What the newest start of the run said of itself."""
+    rows = _key_values(found or {})
+    body = _folded(f"{len(rows)} facts", table(("what", "value"), rows))
+    return section("Environment", body, "the run has not started yet")
 
 
-def _number(value: Any) -> str | None:
-    return f"{value:.4g}" if isinstance(value, int | float) else None
+def _key_values(found: Mapping[str, Any]) -> list[list[str]]:
+    return [[f"<code>{escape(key)}</code>", escape(str(value))] for key, value in flat(found)]
 
 
 def _when(stamp: Any) -> str:

@@ -9,32 +9,29 @@ from typing import Any
 
 import yaml
 
-from eval import page
+from eval import media, page
 from eval.curves import series
 from hvdm.data.schema import atomic_write
 from hvdm.errors import UserError
 from hvdm.report import read_lines
 from hvdm.train import checkpoint
 
-PICTURES, FILMS = (".png", ".jpg", ".gif"), (".mp4", ".webm")
-
 
 def write_report(run: Path) -> Path:
     """RUN/report.html, whatever of the run is there."""
     run = _existing(run)
     facts, rows = as_json(run), read_lines(run / "metrics.jsonl")
-    found = run / "samples"
-    pictures = _newest(found, PICTURES)
-    films = _newest(found, FILMS)
+    shown, left_out = media.within_weight(media.found(run / "samples"))
     sections = [
         page.summary(facts),
         page.curves(series(rows)),
+        page.samples(shown, left_out),
+        page.reconstructions(shown),
         page.evaluations(facts["evaluations"]),
-        page.pictures(pictures, found),
-        page.films(films, found),
-        page.checkpoints(facts["checkpoints"]),
         page.events(facts["events"]),
+        page.checkpoints(facts["checkpoints"]),
         page.config(facts["config"]),
+        page.environment(facts["environment"]),
     ]
     path = run / "report.html"
     made = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -45,7 +42,7 @@ def write_report(run: Path) -> Path:
 def as_json(run: Path) -> dict[str, Any]:
     """What the report shows, for programs."""
     run = _existing(run)
-    rows = read_lines(run / "metrics.jsonl")
+    rows, events = read_lines(run / "metrics.jsonl"), read_lines(run / "events.jsonl")
     return {
         "run": str(run),
         "config": _config(run),
@@ -53,10 +50,11 @@ def as_json(run: Path) -> dict[str, Any]:
         "steps": rows[-1].get("steps") if rows else None,
         "last": rows[-1] if rows else None,
         "metrics": {name: {"points": len(p), "last": p[-1][1]} for name, p in series(rows).items()},
-        "events": read_lines(run / "events.jsonl"),
+        "events": events,
+        "environment": _environment(events),
         "evaluations": _evaluations(run),
         "checkpoints": [_checkpoint(found) for found in checkpoint.listed(run)],
-        "samples": [str(p.relative_to(run)) for p in _files(run / "samples", PICTURES + FILMS)],
+        "samples": [f"samples/{m.name}" for m in media.found(run / "samples")],
     }
 
 
@@ -101,11 +99,9 @@ def _checkpoint(found: checkpoint.Checkpoint) -> dict[str, Any]:
     }
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files that are whole: what is being written begins with a dot."""
-    files = (path for path in folder.rglob("*") if path.suffix in suffixes and path.is_file())
-    return sorted(path for path in files if not path.name.startswith("."))
-
-
-def _newest(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    return sorted(_files(folder, suffixes), key=lambda p: (p.stat().st_mtime, p.name), reverse=True)
+def _environment(events: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the newest start said: engine, device, workers, commit, versions."""
+    starts = [e for e in events if e.get("event") in ("started", "resumed")]
+    if not starts:
+        return None
+    return {k: v for k, v in starts[-1].items() if k not in ("event", "time", "step")}

@@ -87,14 +87,3 @@ def _tell_samples(as_json: bool, opened: build.Opened, paths: list[Path], second
 
 
 # Report
-
-
-def report(given: Arguments) -> int:
-    from eval.report import as_json, write_report
-
-    run = Path(given.need("run", "runs/tiny/hvdm_autoencoder"))
-    given.done()
-    if not run.is_dir():
-        raise UserError(f"run={run}: there is no such folder")
-    print(json.dumps(as_json(run), indent=1) if given.json else f"wrote {write_report(run)}")
-    return 0

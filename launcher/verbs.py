@@ -90,8 +90,8 @@ _ALL = (
     ),
     Verb(
         "report",
-        "one page about a run: curves, strips, clips, evaluations, events",
-        "launcher.commands:report",
+        "one page about a run, for any browser: curves, clips, evaluations, events",
+        "launcher.reporting:report",
         (("run=RUN", "the run folder"), ("--json", "the same as data, without the page")),
         ("report run=runs/tiny/hvdm_autoencoder",),
     ),
@@ -101,6 +101,24 @@ _ALL = (
         "launcher.doctor:doctor",
         (("--json", "every check as data"),),
         ("doctor", "doctor --json"),
+    ),
+    Verb(
+        "plan",
+        "memory per GPU, what fits, how fast, how long, before anything is rented",
+        "launcher.plan:plan",
+        (
+            ("config=NAME", "the run that is planned"),
+            ("gpus=N", "default 8"),
+            ("gpu=a100|h100|h200", "default h100; of 80, 80 and 141 GB"),
+            ("mfu=SHARE", "of the peak that is reached; 0.3 unless told: measure yours"),
+            ("KEY=VALUE", "any key of the config, such as engine.precision=bf16"),
+            ("--json", "as data"),
+        ),
+        (
+            "plan config=tiny/hvdm_diffusion gpus=2",
+            "plan config=tiny/hvdm_autoencoder gpus=8 gpu=h200 engine=deepspeed "
+            "engine.zero=2 engine.precision=bf16 model.width=768 batch=64",
+        ),
     ),
     Verb(
         "models",
