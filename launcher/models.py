@@ -51,13 +51,13 @@ def describe(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
 
 def on_meta(config: RunConfig) -> Recipe:
     """The recipe without its weights; its first stage need not be trained."""
-    below = _first_stage_config(config)
+    below = first_stage_config(config)
     first_stage = None if below is None else on_meta(below)
     with torch.device("meta"):
         return build.build_recipe(config, first_stage)
 
 
-def _first_stage_config(config: RunConfig) -> RunConfig | None:
+def first_stage_config(config: RunConfig) -> RunConfig | None:
     """That of the run, where there is one; else the config that would train it."""
     if config.first_stage is not None:
         run, _ = build.split_reference(config.first_stage)

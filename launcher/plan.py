@@ -1,0 +1,277 @@
+"""`hvdm plan`: what fits on which GPU, how fast, how long; nothing is allocated."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from hvdm import build
+from hvdm.config import RunConfig
+from hvdm.errors import UserError, closest
+from hvdm.recipe import Recipe
+from hvdm.report import duration
+from hvdm.train import optim
+from launcher import compose, footprint
+from launcher.arguments import Arguments
+from launcher.footprint import Step
+
+GIB = 2**30
+STAGES = (0, 1, 2, 3)
+RESERVE_GIB, USABLE = 1.5, 0.92
+"""What CUDA, NCCL and the kernels take before the first tensor, and what fragmentation leaves."""
+DAYS = 86_400
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Memory as the driver shows it, and the maker's dense peak in TFLOP/s by precision."""
+
+    gib: float
+    bf16: float
+    tf32: float
+    fp32: float
+    fp64: float
+
+
+GPUS = {
+    "a100": Gpu(80.0, 312, 156, 19.5, 9.7),
+    "h100": Gpu(79.6, 989, 494.5, 67, 34),
+    "h200": Gpu(140.4, 989, 494.5, 67, 34),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    config: RunConfig
+    gpu: str
+    mfu: float
+
+    @property
+    def usable(self) -> float:
+        return GPUS[self.gpu].gib * USABLE - RESERVE_GIB
+
+
+def plan(given: Arguments) -> int:
+    request = _request(given)
+    with FakeTensorMode():
+        recipe = footprint.recipe_without_storage(request.config)
+    steps = _steps(request.config)
+    answer = _answer(request, recipe, steps)
+    if given.json:
+        print(json.dumps(answer, indent=1))
+    else:
+        _tell(answer)
+    _refuse_what_does_not_fit(request, answer)
+    return 0
+
+
+def _request(given: Arguments) -> Request:
+    name = given.need("config", "tiny/hvdm_autoencoder")
+    gpus = given.integer("gpus", 8) or 0
+    gpu = given.take("gpu", "h100") or ""
+    mfu = _share(given.take("mfu", "0.3") or "")
+    if gpus < 1:
+        raise UserError(f"gpus={gpus}: at least 1")
+    if gpu not in GPUS:
+        raise UserError(f"gpu={gpu!r} is not known; {closest(gpu, GPUS)}")
+    where = ["cluster=existing", f"cluster.workers={gpus}", "cluster.gpus_per_worker=1"]
+    config = compose.run_config(name, [*where, *given.rest()])
+    if config.cluster.workers != gpus:
+        raise UserError(f"cluster.workers={config.cluster.workers}: say gpus=N instead")
+    return Request(config, gpu, mfu)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise UserError(f"mfu={text}: the share of the peak that is reached, above 0, at most 1")
+    return value
+
+
+def _steps(config: RunConfig) -> dict[str, Step | None]:
+    """Without and with activation checkpointing, where the model offers it."""
+    steps: dict[str, Step | None] = {"off": None, "on": None}
+    steps["off"] = _step(config, False if _offers(config) else None)
+    if _offers(config):
+        steps["on"] = _step(config, True)
+    return steps
+
+
+def _offers(config: RunConfig) -> bool:
+    return hasattr(build.recipe_module(config.recipe).Config, "activation_checkpointing")
+
+
+def _step(config: RunConfig, checkpointing: bool | None) -> Step | None:
+    """None where the loss needs fields of its data, or values that are not there."""
+    try:
+        return footprint.step(config, checkpointing)
+    except (KeyError, NotImplementedError, RuntimeError):
+        return None
+
+
+# The answer
+
+
+def _answer(request: Request, recipe: Recipe, steps: Mapping[str, Step | None]) -> dict[str, Any]:
+    config = request.config
+    nets = {name: sum(p.numel() for p in net.parameters()) for name, net in recipe.trained.items()}
+    return {
+        "recipe": config.recipe,
+        "gpus": config.cluster.workers,
+        "gpu": request.gpu,
+        "usable_gib": round(request.usable, 2),
+        "precision": config.engine.precision,
+        "batch": config.batch,
+        "micro_batch": config.micro_batch,
+        "parameters": nets,
+        "frozen": {n: sum(p.numel() for p in net.parameters()) for n, net in recipe.frozen.items()},
+        "zero": [_stage(request, recipe, steps, stage) for stage in STAGES],
+        "chosen": config.engine.zero,
+        "checkpointing": getattr(recipe, "config", None) is not None
+        and bool(config.model.get("activation_checkpointing", False)),
+        "activations": {k: None if s is None else asdict(s) for k, s in steps.items()},
+        "speed": _speed(request, steps["off"]),
+        "checkpoint_bytes": checkpoint_bytes(config, recipe),
+    }
+
+
+def _stage(
+    request: Request, recipe: Recipe, steps: Mapping[str, Step | None], stage: int
+) -> dict[str, Any]:
+    try:
+        engine = replace(request.config.engine, zero=stage)
+        build.check_recipe(replace(request.config, engine=engine), recipe)
+    except UserError as error:
+        return {"stage": stage, "impossible": str(error)}
+    state = footprint.state(request.config, recipe, stage)
+    room = request.usable * GIB - state.total
+    return {
+        "stage": stage,
+        "bytes": asdict(state),
+        "total_bytes": state.total,
+        "fits": room > 0,
+        "largest_micro_batch": {k: _largest(s, room) for k, s in steps.items()},
+    }
+
+
+def _largest(step: Step | None, room: float) -> int | None:
+    if step is None:
+        return None
+    return max(0, int((room - step.fixed) // step.per_clip))
+
+
+def _speed(request: Request, step: Step | None) -> dict[str, float] | None:
+    if step is None:
+        return None
+    config = request.config
+    name = "tf32" if config.engine.precision == "fp32" and config.engine.tf32 else None
+    peak = getattr(GPUS[request.gpu], name or config.engine.precision) * 1e12
+    per_step = step.operations * config.batch
+    seconds = per_step / (config.cluster.workers * peak * request.mfu)
+    return {
+        "mfu": request.mfu,
+        "peak_tflops": peak / 1e12,
+        "multiply_adds_per_clip": step.operations / 2,
+        "steps_per_second": 1 / seconds,
+        "clips_per_second": config.batch / seconds,
+        "steps": config.total_steps,
+        "days": config.total_steps * seconds / DAYS,
+    }
+
+
+def checkpoint_bytes(config: RunConfig, recipe: Recipe) -> int:
+    """Per element: the master weight, the optimizer's moments, and the average where it is kept."""
+    width = 8 if config.engine.precision == "fp64" else 4
+    kinds = 1 + len(optim.STATE[config.optimizer.name])
+    return width * sum(
+        sum(p.numel() for p in net.parameters()) * (kinds + (name in recipe.averaged))
+        for name, net in recipe.trained.items()
+    )
+
+
+def _refuse_what_does_not_fit(request: Request, answer: Mapping[str, Any]) -> None:
+    chosen = answer["zero"][answer["chosen"]]
+    if "impossible" in chosen:
+        raise UserError(chosen["impossible"])
+    mode = "on" if answer["checkpointing"] else "off"
+    most, wanted = chosen["largest_micro_batch"][mode], request.config.micro_batch
+    wanted = min(wanted, -(-request.config.batch // request.config.cluster.workers))
+    if most is None or most >= wanted:
+        return
+    raise UserError(
+        f"micro_batch={wanted} does not fit with engine.zero={answer['chosen']} on one "
+        f"{request.gpu} ({request.usable:.1f} GiB usable, {most} clips fit); {_way_out(answer)}"
+    )
+
+
+def _way_out(answer: Mapping[str, Any]) -> str:
+    """The first change that helps."""
+    own = answer["zero"][answer["chosen"]]["largest_micro_batch"]
+    if any(own.values()):
+        mode = "off" if own["off"] else "on"
+        extra = "" if mode == "off" else " and model.activation_checkpointing=true"
+        return f"use micro_batch={own[mode]}{extra}"
+    for row in answer["zero"]:
+        fitting = {k: v for k, v in row.get("largest_micro_batch", {}).items() if v}
+        if fitting:
+            mode, most = next(iter(fitting.items()))
+            extra = "" if mode == "off" else " model.activation_checkpointing=true"
+            return f"use engine=deepspeed engine.zero={row['stage']} micro_batch={most}{extra}"
+    return "use more GPUs, GPUs with more memory, or a smaller model"
+
+
+# For people
+
+
+def _tell(answer: Mapping[str, Any]) -> None:
+    counts = ", ".join(f"{n} {c / 1e6:,.1f} M" for n, c in answer["parameters"].items())
+    print(f"{answer['recipe']}: {counts} parameters, {answer['precision']}")
+    print(
+        f"{answer['gpus']} x {answer['gpu']}, {answer['usable_gib']:.1f} GiB usable on each; "
+        f"batch {answer['batch']}, micro_batch {answer['micro_batch']}\n"
+    )
+    print("        state per GPU, GiB                                  largest micro-batch")
+    print("zero   weights  master  moments  grads  rest   total      plain   checkpointed")
+    for row in answer["zero"]:
+        print(_row(row, answer["chosen"]))
+    _tell_step(answer)
+
+
+def _row(row: Mapping[str, Any], chosen: int) -> str:
+    mark = "*" if row["stage"] == chosen else " "
+    if "impossible" in row:
+        return f"{row['stage']}{mark}     not possible: {row['impossible']}"
+    b = row["bytes"]
+    rest = b["average"] + b["frozen"] + b["buckets"]
+    cells = (b["weights"], b["master"], b["moments"], b["gradients"], rest, row["total_bytes"])
+    gib = "".join(f"{cell / GIB:8.2f}" for cell in cells)
+    largest = "".join(f"{_count(n):>12}" for n in row["largest_micro_batch"].values())
+    return f"{row['stage']}{mark}  {gib}{largest}{'' if row['fits'] else '  does not fit'}"
+
+
+def _count(largest: int | None) -> str:
+    return "unknown" if largest is None else str(largest)
+
+
+def _tell_step(answer: Mapping[str, Any]) -> None:
+    for name, step in answer["activations"].items():
+        if step is not None:
+            print(f"activations, checkpointing {name}: {step['per_clip'] / GIB:.3f} GiB per clip")
+    speed = answer["speed"]
+    if speed:
+        print(
+            f"\n{speed['multiply_adds_per_clip'] / 1e9:,.1f} G multiply-adds per clip, forward and "
+            f"backward\nat {speed['mfu']:.0%} of {speed['peak_tflops']:g} TFLOP/s (mfu=): "
+            f"{speed['steps_per_second']:.3g} steps/s, {speed['clips_per_second']:.3g} clips/s, "
+            f"{speed['steps']:,} steps in {_time(speed['days'])}"
+        )
+    print(f"a checkpoint: {answer['checkpoint_bytes'] / GIB:.3f} GiB   (* the config's choice)")
+
+
+def _time(days: float) -> str:
+    return f"{days:.1f} days" if days >= 1 else duration(days * DAYS)
