@@ -1,97 +1,88 @@
-"""Networks whose features are compared, registered with torch-fidelity and made through it."""
+"""Networks whose features are compared, made through torch-fidelity's registry."""
 
 import hashlib
-import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch_fidelity import register_feature_extractor
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from torch_fidelity.utils import create_feature_extractor
 
-from hvdm import rng
+from eval import weights
+from eval.extractors import LAYER
+from eval.i3d import FEWEST_FRAMES
+from eval.preprocess import WAYS, frames_of
 from hvdm.errors import UserError, closest
 
-LAYER = "features"
-CHANNELS = (3, 16, 16, 16)
-STRIDES = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
-GAIN = 4.0
-"""Differences of frames are small beside the frames; at equal weight motion would hardly count."""
+Takes = Literal["clips", "frames"]
+Layers = Mapping[str, npt.NDArray[np.float32]]
+FEATURES, LOGITS = "features", "logits"
+OWN_SIZE = "x/127.5-1, size of the clip"
 
 
-class Untrained(FeatureExtractorBase):
-    """Seeded 3D convolutions over frames and their differences; 64 features per clip.
+@dataclass(frozen=True)
+class Known:
+    """How to make a detector; `missing` says what stands in the way of one that is not ready."""
 
-    uint8 `B T H W C`. It sees structure and motion, and knows nothing of what matters to people.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        features_list: list[str],
-        feature_extractor_weights_path: str | None = None,
-        feature_extractor_internal_dtype: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(name, features_list)
-        if feature_extractor_weights_path or feature_extractor_internal_dtype not in (
-            None,
-            "float32",
-        ):
-            raise UserError(f"detector {name} takes no weights, and computes in float32")
-        self.frames, self.motion = _convolutions("frames"), _convolutions("motion")
-        self.requires_grad_(False).eval()
-
-    def forward(self, video: Tensor) -> tuple[Tensor, ...]:
-        if video.dtype != torch.uint8 or video.dim() != 5 or video.shape[-1] != 3:
-            shape = "x".join(map(str, video.shape))
-            raise UserError(f"a detector takes uint8 B T H W 3, got {video.dtype} {shape}")
-        x = video.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-        moved = functional.pad(x.diff(dim=2), (0, 0, 0, 0, 1, 0)) * GAIN
-        return (torch.cat([_described(x, self.frames), _described(moved, self.motion)], dim=1),)
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        return (LAYER,)
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        return LAYER
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        return False
-
-    @staticmethod
-    def get_dummy_input_for_compile() -> Tensor:
-        return torch.zeros(1, 4, 16, 16, 3, dtype=torch.uint8)
+    comparable: bool
+    takes: tuple[Takes, ...]
+    extractors: Mapping[str, str] = field(default_factory=dict)
+    """The way that pixels are prepared, and torch-fidelity's name of the extractor for it."""
+    layers: Mapping[str, str] = field(default_factory=lambda: {FEATURES: LAYER, LOGITS: LAYER})
+    weights: str | None = None
+    least_frames: int = 1
+    missing: str | None = None
 
 
-def _convolutions(stream: str) -> nn.ParameterList:
-    return nn.ParameterList(
-        nn.Parameter(_kernel(stream, layer, below, above))
-        for layer, (below, above) in enumerate(itertools.pairwise(CHANNELS))
-    )
+_UNVERIFIED = (
+    "its network and weights were never verified here, so it is not part of the program; "
+    "docs/evaluation.md says how to supply it"
+)
+_IMAGES = "TensorFlow 1 bilinear, as torch-fidelity does"
+
+KNOWN: dict[str, Known] = {
+    "untrained": Known(False, ("clips", "frames"), {OWN_SIZE: "untrained"}),
+    "i3d": Known(
+        True,
+        ("clips",),
+        {"tf-reference": "i3d-tf-reference", "videogpt": "i3d-videogpt"},
+        weights="i3d",
+        least_frames=FEWEST_FRAMES,
+    ),
+    "i3d-stylegan-v": Known(
+        True,
+        ("clips",),
+        {"none": "i3d-stylegan-v"},
+        weights="i3d-stylegan-v",
+        least_frames=FEWEST_FRAMES,
+    ),
+    "inception": Known(
+        True,
+        ("frames",),
+        {_IMAGES: "inception-v3-compat"},
+        {FEATURES: "2048", LOGITS: "logits_unbiased"},
+        weights="inception",
+    ),
+    "vgg16": Known(True, ("frames",), {_IMAGES: "vgg16"}, {FEATURES: "fc2_relu"}, weights="vgg16"),
+    "videomae": Known(False, ("clips",), missing=f"the detector of cd-FVD: {_UNVERIFIED}"),
+    "dti3d": Known(False, ("clips",), missing=f"the detector of DT-FVD: {_UNVERIFIED}"),
+    "c3d": Known(False, ("clips",), missing=f"C3D, UCF-101, of the video IS: {_UNVERIFIED}"),
+}
 
 
-def _kernel(stream: str, layer: int, below: int, above: int) -> Tensor:
-    generator = rng.generator("detector", "untrained", stream, layer)
-    values = torch.randn((above, below, 3, 3, 3), generator=generator, dtype=torch.float32)
-    return values * (2 / (27 * below)) ** 0.5
+@dataclass(frozen=True)
+class Choice:
+    """A detector as a worker can make it: plain, and equal for equal features."""
 
-
-def _described(x: Tensor, kernels: nn.ParameterList) -> Tensor:
-    """`B C T H W` -> `B D`: mean and spread of the last layer's channels."""
-    for kernel, stride in zip(kernels, STRIDES, strict=True):
-        x = functional.conv3d(x, kernel, stride=stride, padding=1).relu()
-    x = x.flatten(2)
-    return torch.cat([x.mean(2), x.std(2, correction=0)], dim=1)
+    name: str
+    takes: Takes
+    way: str
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,35 +93,12 @@ class Detector:
     sha256: str
     comparable: bool
     preprocessing: str
-    extract: Callable[[Tensor], Tensor]
-    """uint8 `B T H W C` -> features `B D`, float64 on the CPU."""
+    layers: tuple[str, ...]
+    extract: Callable[[Tensor], Layers]
+    """uint8 `B T H W C` -> features `N D` by layer; N is B, or BT where frames count."""
 
     def fields(self) -> dict[str, str]:
         return {"name": self.name, "sha256": self.sha256, "preprocessing": self.preprocessing}
-
-
-@dataclass(frozen=True)
-class Known:
-    """How to make a detector; `missing` says what stands in the way of one that is not ready."""
-
-    comparable: bool
-    preprocessing: str
-    extractor: type[FeatureExtractorBase] | None = None
-    missing: str | None = None
-
-
-KNOWN = {
-    "untrained": Known(False, "x/127.5-1, size of the clip", Untrained),
-    "i3d": Known(
-        True,
-        "224x224 bilinear, 2x/255-1",
-        missing="its weights (I3D, Kinetics-400, 400 logits) are not part of the program, and "
-        "reading them from a file is not supported yet",
-    ),
-}
-for _name, _known in KNOWN.items():
-    if _known.extractor is not None and _name not in FEATURE_EXTRACTORS_REGISTRY:
-        register_feature_extractor(_name, _known.extractor)
 
 
 def find(name: str) -> Known:
@@ -146,20 +114,63 @@ def find(name: str) -> Known:
     return known
 
 
-@lru_cache(maxsize=1)
-def make(name: str, device: str = "cpu") -> Detector:
-    """The network, through torch-fidelity's registry."""
+def choose(
+    name: str, takes: Takes | None = None, way: str | None = None, folder: Path | None = None
+) -> Choice:
+    """The detector for clips or frames, prepared one way or its first, with verified weights."""
     known = find(name)
-    network = create_feature_extractor(name, [LAYER], cuda=False, verbose=False)
+    if takes and takes not in known.takes:
+        raise UserError(f"detector={name} takes {known.takes[0]}, and this protocol {takes}")
+    path = None
+    if known.weights:
+        try:
+            path = str(weights.need(known.weights, folder or weights.folder_of(None)))
+        except UserError as error:
+            raise UserError(
+                f"detector={name}: {error}; detector=untrained gives a number that is not "
+                "comparable with any published one"
+            ) from None
+    chosen = way if way and way in known.extractors else next(iter(known.extractors))
+    return Choice(name, takes or known.takes[0], chosen, path)
+
+
+def make(choice: Choice | str, device: str = "cpu") -> Detector:
+    """The network, through torch-fidelity's registry; kept until another one is asked for."""
+    return _made(choose(choice) if isinstance(choice, str) else choice, device)
+
+
+@lru_cache(maxsize=2)
+def _made(choice: Choice, device: str) -> Detector:
+    known = find(choice.name)
+    inner = list(dict.fromkeys(known.layers.values()))
+    network = create_feature_extractor(
+        known.extractors[choice.way],
+        inner,
+        cuda=False,
+        verbose=False,
+        feature_extractor_weights_path=choice.path,
+    )
     digest = weights_sha256(network)
     network.to(device)
+    own_frames = choice.name not in ("inception", "vgg16")
 
     @torch.no_grad()
-    def extract(video: Tensor) -> Tensor:
-        features: Tensor = network(video.to(device))[0]
-        return features.cpu().double()
+    def extract(video: Tensor) -> Layers:
+        shown = as_frames(video, own_frames) if choice.takes == "frames" else video
+        found = network(shown.to(device))
+        by_name = {k: v.float().cpu().numpy() for k, v in zip(inner, found, strict=True)}
+        layers = {name: by_name[k] for name, k in known.layers.items() if name == FEATURES}
+        if LOGITS in known.layers and known.layers[LOGITS] != known.layers[FEATURES]:
+            layers[LOGITS] = by_name[known.layers[LOGITS]]
+        return layers
 
-    return Detector(name, digest, known.comparable, known.preprocessing, extract)
+    said = WAYS[choice.way][1] if choice.way in WAYS else choice.way
+    return Detector(choice.name, digest, known.comparable, said, tuple(known.layers), extract)
+
+
+def as_frames(video: Tensor, clips: bool) -> Tensor:
+    """Frames one by one: as clips of one frame, or as the images that torch-fidelity's nets take"""
+    return video.flatten(0, 1)[:, None] if clips else frames_of(video)
 
 
 def weights_sha256(network: nn.Module) -> str:

@@ -1,149 +1,206 @@
-"""`fvd`: the Frechet distance of a detector's features, with its error, bias and controls."""
+"""The Frechet distance of a detector's features, with its error, bias and controls."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from eval.detectors import make
-from eval.kinds import Kind, Preview, Summary, preview_of
+from eval.detectors import FEATURES
+from eval.extract import SHUFFLED
+from eval.jackknife import Estimate, estimate, extrapolate, interval, jackknife
+from eval.kinds import Options, Summary
 from eval.protocol import Protocol
 from eval.statistics import (
     Floats,
     Moments,
-    estimate,
+    factor_distance,
     fold,
     frechet_distance,
-    moments,
     null_bias,
 )
-from eval.subject import (
-    RECONSTRUCTIONS,
-    SAMPLES,
-    Task,
-    block,
-    reconstructs,
-    refuse_not_finite,
-)
-from hvdm import rng
-from hvdm.build import Opened
-from hvdm.errors import UserError
-from hvdm.recipe import Noise, SampleRequest
-
-NAME = "fvd"
+from eval.store import Groups, Store
 
 
-class Features(NamedTuple):
-    """Moments of a block: originals, what the model made, originals with frames shuffled."""
+@dataclass(frozen=True)
+class Side:
+    """One layer of a set, in the groups that the jackknife leaves out."""
 
-    number: int
-    real: Moments
-    generated: Moments
-    shuffled: Moments
-    preview: Preview | None
+    store: Store
+    layer: str
+    groups: Groups
 
+    @cached_property
+    def moments(self) -> Mapping[int, Moments]:
+        return self.store.moments(self.layer, self.groups)
 
-def _generated(opened: Opened, protocol: Protocol, steps: int | None) -> str:
-    if not reconstructs(opened):
-        return SAMPLES
-    try:
-        noise = Noise(0, (0,), device=next(opened.nets.parameters()).device)
-        with torch.no_grad():
-            opened.recipe.sample(opened.nets, SampleRequest(steps=steps), noise)
-    except UserError as error:
-        if steps is not None:
-            raise UserError(f"steps={steps}: this model samples nothing ({error})") from None
-        return RECONSTRUCTIONS
-    return SAMPLES
+    def rows(self, kept: list[int]) -> Floats:
+        numbers = [number for group in kept for number in self.groups[group]]
+        return self.store.rows(self.layer, numbers)
+
+    @property
+    def numbers(self) -> list[int]:
+        return list(range(len(self.groups)))
 
 
-def measure(task: Task) -> Features:
-    assert task.detector is not None
-    detector = make(task.detector, task.device)
-    sides: dict[str, list[Floats]] = {"real": [], "generated": [], "shuffled": []}
-    preview = None
-    with block(task) as parts:
-        for indices, part in zip(task.parts, parts, strict=True):
-            preview = preview or preview_of(task, part.original, part.generated)
-            videos = {
-                "real": part.original,
-                "generated": part.generated,
-                "shuffled": shuffle_frames(part.original, indices),
-            }
-            for side, video in videos.items():
-                features = detector.extract(video)
-                refuse_not_finite(features, part.keys, f"a feature of its {side} clip")
-                sides[side] += list(features.numpy())
-    return Features(task.number, **{k: moments(rows) for k, rows in sides.items()}, preview=preview)
+def sides(
+    protocol: Protocol, real: Store, generated: Store, layers: tuple[str, str] = (FEATURES,) * 2
+) -> tuple[Side, Side]:
+    """Both sets in equally many groups."""
+    count = min(len(store.groups(protocol.groups)) for store in (real, generated))
+    stores = zip((real, generated), layers, strict=True)
+    a, b = (Side(store, layer, store.groups(count)) for store, layer in stores)
+    return a, b
 
 
-def shuffle_frames(video: Tensor, indices: tuple[int, ...]) -> Tensor:
-    """Each clip's frames in an order of its own, never the true one."""
-    return torch.stack(
-        [clip[_order(len(clip), index)] for clip, index in zip(video, indices, strict=True)]
-    )
+def measured(a: Side, b: Side, ddof: int) -> Estimate:
+    """From moments; from the features themselves where they are fewer than their dimensions."""
+
+    def distance(first: Moments, second: Moments, left_out: int | None) -> float:
+        if min(first.count, second.count) > first.dimensions:
+            return frechet_distance(first, second, ddof)
+        kept = [number for number in a.numbers if number != left_out]
+        return factor_distance(a.rows(kept), b.rows(kept), ddof)
+
+    return estimate(a.moments, b.moments, ddof, distance)
 
 
-def _order(frames: int, index: int) -> Tensor:
-    order = torch.randperm(frames, generator=rng.generator("shuffled frames", index))
-    unchanged = bool((order == torch.arange(frames)).all())
-    return order.roll(1) if unchanged else order
-
-
-def summarize(protocol: Protocol, blocks: list[Features]) -> Summary:
-    ddof = 1 if protocol.covariance == "N-1" else 0
-    real = {part.number: part.real for part in blocks}
-    generated = {part.number: part.generated for part in blocks}
-    shuffled = {part.number: part.shuffled for part in blocks}
-    found = estimate(real, generated, ddof)
-    control, halves = frechet_distance(fold(real), fold(shuffled), ddof), _halves(real, ddof)
+def summarize(protocol: Protocol, real: Store, generated: Store, options: Options) -> Summary:
+    if protocol.window is not None:
+        return _windows(protocol, real, generated)
+    a, b = sides(protocol, real, generated)
+    found = measured(a, b, protocol.ddof)
+    name = protocol.metric
+    shuffled, floor = _shuffled(a, protocol.ddof), halves(a, protocol.ddof)
+    whole = fold(a.moments)
+    more: dict[str, Any] = {}
+    if options.extrapolate:
+        line = extrapolate(a.moments, b.moments, protocol.ddof)
+        more["extrapolated"] = {name: line._asdict() if line else None}
     return Summary(
-        values={NAME: found.value},
-        standard_error={NAME: found.standard_error},
-        debiased={NAME: found.debiased},
-        null_bias={NAME: found.null_bias},
-        warnings=_warnings(found.reason, fold(real), control, halves),
+        values={name: found.value},
+        standard_error={name: found.standard_error},
+        debiased={name: found.debiased},
+        null_bias={name: found.null_bias},
+        interval={name: found.interval},
+        warnings=_warnings(found.reason, whole, shuffled, floor),
         details={
-            "features": fold(real).dimensions,
-            "controls": {"shuffled_frames": control, "halves": halves},
-            "blocks": _block_rows(real, found.left_out),
+            "features": whole.dimensions,
+            "controls": {"shuffled_frames": shuffled, "halves": floor},
+            "blocks": block_rows(a, name, found.left_out),
+            **more,
         },
     )
 
 
+def _shuffled(a: Side, ddof: int) -> float | None:
+    """How far the real clips are from themselves with shuffled frames; frames alone have none."""
+    if SHUFFLED not in a.store.layers():
+        return None
+    other = Side(a.store, SHUFFLED, a.groups)
+    return _distance(a, a.numbers, other, other.numbers, ddof)
+
+
+def halves(a: Side, ddof: int) -> dict[str, float | int] | None:
+    """The floor: odd against even groups of the originals, and what chance alone gives there."""
+    parts = [a.numbers[begin::2] for begin in (0, 1)]
+    if not all(parts):
+        return None
+    count = min(sum(a.moments[k].count for k in part) for part in parts)
+    if count < 2:
+        return None
+    bias = null_bias(fold(a.moments), count)
+    value = _distance(a, parts[0], a, parts[1], ddof)
+    return {"value": value, "null_bias": bias, "clips": count}
+
+
+def _distance(a: Side, of_a: list[int], b: Side, of_b: list[int], ddof: int) -> float:
+    first, second = fold({k: a.moments[k] for k in of_a}), fold({k: b.moments[k] for k in of_b})
+    if min(first.count, second.count) > first.dimensions:
+        return frechet_distance(first, second, ddof)
+    return factor_distance(a.rows(of_a), b.rows(of_b), ddof)
+
+
 def _warnings(
-    reason: str | None, real: Moments, shuffled: float, halves: Mapping[str, Any] | None
+    reason: str | None,
+    real: Moments,
+    shuffled_frames: float | None,
+    halves: Mapping[str, Any] | None,
 ) -> tuple[str, ...]:
     found = [reason] if reason else []
     if real.count <= real.dimensions:
-        found.append(f"{real.count} clips do not span {real.dimensions} features: a rough distance")
-    if halves and shuffled <= halves["value"]:
+        found.append(
+            f"{real.count} samples do not span {real.dimensions} features: a rough distance"
+        )
+    if halves and shuffled_frames is not None and shuffled_frames <= halves["value"]:
         found.append("shuffled frames are no farther than chance: this detector sees no motion")
     return tuple(found)
 
 
-def _halves(real: Mapping[int, Moments], ddof: int) -> dict[str, float | int] | None:
-    """The floor: odd against even blocks of the originals, and what chance alone gives there."""
-    numbers = sorted(real)
-    halves = [{n: real[n] for n in numbers[begin::2]} for begin in (0, 1)]
-    if not all(halves):
-        return None
-    a, b = map(fold, halves)
-    count = min(a.count, b.count)
-    if count < 2:
-        return None
-    bias = null_bias(fold(real), count)
-    return {"value": frechet_distance(a, b, ddof), "null_bias": bias, "clips": count}
+def block_rows(a: Side, name: str, left_out: list[float]) -> list[dict[str, Any]]:
+    """Each group's samples and the value without it: what the standard error came from."""
+    return block_rows_of([a.moments[k].count for k in a.numbers], name, left_out)
 
 
-def _block_rows(real: Mapping[int, Moments], left_out: list[float]) -> list[dict[str, float]]:
-    """Each block's clips and the distance without it: what the standard error came from."""
-    numbers = sorted(real)
+def block_rows_of(sizes: list[int], name: str, left_out: list[float]) -> list[dict[str, Any]]:
     return [
-        {"block": n, "clips": real[n].count, "without": value}
-        for n, value in zip(numbers, left_out, strict=False)
+        {"block": k, "clips": size, "without": value, "of": name}
+        for k, (size, value) in enumerate(zip(sizes, left_out, strict=False))
     ]
 
 
-KIND = Kind(_generated, measure, summarize)
+# Sliding windows
+
+
+def _windows(protocol: Protocol, real: Store, generated: Store) -> Summary:
+    """The distance of each window, and their mean, over the length of the clips."""
+    name, starts = protocol.metric, window_starts(generated)
+    found: list[Estimate] = []
+    a = None
+    for start in starts:
+        one, b = sides(protocol, real, generated, (f"{FEATURES}@0", f"{FEATURES}@{start}"))
+        a = a or one
+        found.append(measured(a, b, protocol.ddof))
+    assert a is not None
+    value = float(np.mean([window.value for window in found]))
+    left_out = np.mean([window.left_out for window in found], axis=0).tolist()
+    error, debiased = None, None
+    if left_out:
+        sizes = [a.moments[k].count for k in a.numbers]
+        error, debiased = jackknife(value, left_out, sizes)
+    reason = found[0].reason
+    debiased = None if reason else debiased
+    reach = None
+    if error is not None and debiased is not None:
+        reach = interval(debiased, error, len(left_out))
+    return Summary(
+        values={name: value},
+        standard_error={name: error},
+        debiased={name: debiased},
+        null_bias={name: found[0].null_bias},
+        interval={name: reach},
+        warnings=(reason,) if reason else (),
+        details={
+            "features": fold(a.moments).dimensions,
+            "controls": {"shuffled_frames": None, "halves": halves(a, protocol.ddof)},
+            "curve": [_curve_row(*row) for row in zip(starts, found, strict=True)],
+            "blocks": block_rows(a, name, left_out),
+        },
+    )
+
+
+def window_starts(store: Store) -> list[int]:
+    prefix = f"{FEATURES}@"
+    return sorted(
+        int(name.removeprefix(prefix)) for name in store.layers() if name.startswith(prefix)
+    )
+
+
+def _curve_row(start: int, found: Estimate) -> dict[str, Any]:
+    return {
+        "frame": start,
+        "value": found.value,
+        "standard_error": found.standard_error,
+        "debiased": found.debiased,
+    }

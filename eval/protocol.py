@@ -7,25 +7,39 @@ from typing import Any, Literal
 from hvdm import config as configs
 from hvdm.errors import UserError, closest
 
+KindName = Literal["reconstruction", "frechet", "mmd", "kid", "precision", "inception", "features"]
+
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a name and a version fix. `frames` and `stride` of None are those of the run."""
+    """What a name and a version fix. `frames` of () are those of the run, or of frames=N."""
 
     name: str
     version: int
-    kind: Literal["reconstruction", "frechet"]
+    kind: KindName
     about: str
     clips: int
     block: int
-    """Clips that one worker measures at a time, and that the jackknife leaves out together."""
+    """Clips that one worker measures at a time."""
     batch: int
     """Rows of a forward pass; fixed, because float sums depend on it."""
-    frames: int | None = None
+    metric: str
+    frames: tuple[int, ...] = ()
+    """The lengths that the protocol knows; the first one unless told."""
     stride: int | None = None
     detector_default: str | None = None
+    takes: Literal["clips", "frames"] | None = None
+    way: str | None = None
+    """How pixels are prepared, where the detector leaves a choice."""
     covariance: Literal["N-1", "N"] | None = None
-    least_blocks: int = 8
+    start: Literal["first", "random"] = "first"
+    """Where a clip of real data begins; what is generated is taken from its first frame."""
+    short: Literal["refuse", "leave out"] = "refuse"
+    """What becomes of real videos that are too short."""
+    window: tuple[int, int] | None = None
+    """Frames of a sliding window, and how far apart windows begin."""
+    groups: int = 20
+    """Blocks of clips that the jackknife leaves out, one after the other."""
 
     @property
     def full_name(self) -> str:
@@ -33,7 +47,27 @@ class Protocol:
 
     def block_of(self, clips: int) -> int:
         """Smaller blocks where there are few clips: the jackknife needs several."""
-        return min(self.block, max(1, -(-clips // self.least_blocks)))
+        return min(self.block, max(1, -(-clips // self.groups)))
+
+    @property
+    def ddof(self) -> int:
+        return 0 if self.covariance == "N" else 1
+
+
+def _clips(name: str, about: str, **more: Any) -> Protocol:
+    given: dict[str, Any] = {
+        "version": 1, "kind": "frechet", "clips": 2048, "block": 64, "batch": 8,
+        "metric": "fvd", "detector_default": "i3d", "takes": "clips", "covariance": "N-1",
+    }  # fmt: skip
+    return Protocol(name=name, about=about, **given | more)
+
+
+def _frames(name: str, about: str, **more: Any) -> Protocol:
+    given: dict[str, Any] = {
+        "version": 1, "kind": "frechet", "clips": 2048, "block": 64, "batch": 4,
+        "metric": "fid", "detector_default": "inception", "takes": "frames", "groups": 10,
+    }  # fmt: skip
+    return Protocol(name=name, about=about, **given | more)
 
 
 _ALL = (
@@ -41,20 +75,97 @@ _ALL = (
         name="reconstruction",
         version=1,
         kind="reconstruction",
-        about="PSNR and SSIM of held-out clips, encoded, decoded and rounded to uint8",
+        about="PSNR, SSIM, LPIPS and R-FVD of held-out clips, encoded, decoded and rounded",
         clips=256,
         block=16,
         batch=4,
+        metric="psnr",
+    ),
+    _clips(
+        "fvd/stylegan-v",
+        "one clip of 16 or 128 frames from each video, at random; I3D of StyleGAN-V, "
+        "covariance over N",
+        frames=(16, 128),
+        detector_default="i3d-stylegan-v",
+        way="none",
+        covariance="N",
+        start="random",
+        short="leave out",
+    ),
+    _clips(
+        "fvd/tf-reference",
+        "clips from the first frame, TensorFlow 1 resize to 224x224; 400 logits of I3D, "
+        "covariance over N-1",
+        way="tf-reference",
+    ),
+    _clips(
+        "fvd/videogpt",
+        "one clip of 16 frames from each video, at random, shorter side to 224 and centre crop; "
+        "400 logits of I3D, covariance over N-1",
+        frames=(16,),
+        way="videogpt",
+        start="random",
+        short="leave out",
+    ),
+    _clips(
+        "fvd/sliding-window",
+        "windows of 16 frames, one after the other, each against the same real clips of 16",
+        way="tf-reference",
+        window=(16, 16),
+        start="random",
+        short="leave out",
+        metric="fvd_mean",
+    ),
+    _clips(
+        "kvd",
+        "unbiased MMD^2 of 400 logits of I3D, kernel (x.y/400+1)^3, all pairs; DIGAN and PVDM",
+        kind="mmd",
+        metric="kvd",
+        frames=(16,),
+        way="videogpt",
+        covariance=None,
+        start="random",
+        short="leave out",
+    ),
+    _frames(
+        "fid",
+        "frames of clips as images; 2048 features of Inception v3, covariance over N-1",
+        covariance="N-1",
+    ),
+    _frames(
+        "fid/sliding-window",
+        "frames within windows of 16, one after the other, each against the same real frames",
+        window=(16, 16),
+        covariance="N-1",
+        start="random",
+        short="leave out",
+        metric="fid_mean",
+    ),
+    _frames("kid", "MMD^2 of Inception features, 100 subsets of 1000", kind="kid", metric="kid"),
+    _frames(
+        "prc",
+        "precision and recall within balls of 3 neighbours; features of VGG16, or of detector=",
+        kind="precision",
+        metric="precision",
+        takes=None,
+        detector_default="vgg16",
+    ),
+    _frames(
+        "is",
+        "inception score of frames by Inception v3, ten splits; of clips with detector=i3d",
+        kind="inception",
+        metric="is",
+        takes=None,
     ),
     Protocol(
-        name="fvd/tf-reference",
+        name="features",
         version=1,
-        kind="frechet",
-        about="Frechet distance of a detector's features, covariance over N-1",
-        clips=2048,
-        block=64,
-        batch=8,
-        detector_default="i3d",
+        kind="features",
+        about="Frechet distance, KID, precision and recall of two .npy files of features",
+        clips=0,
+        block=0,
+        batch=0,
+        metric="frechet",
         covariance="N-1",
     ),
 )
@@ -74,27 +185,14 @@ def find(name: str, clips: int | None = None) -> Protocol:
     return replace(found, clips=clips)
 
 
-def fields_of(
-    protocol: Protocol,
-    clips: int,
-    video: Mapping[str, Any],
-    data: Mapping[str, Any],
-    detector: Mapping[str, Any] | None,
-    generated: Mapping[str, Any],
-) -> dict[str, Any]:
-    """All that a number depends on besides the model; `clips` are those that were there."""
-    return {
-        "protocol": protocol.full_name,
-        "kind": protocol.kind,
-        "clips": clips,
-        "block": protocol.block_of(clips),
-        "batch": protocol.batch,
-        "covariance": protocol.covariance,
-        "video": dict(video),
-        "data": dict(data),
-        "detector": dict(detector) if detector else None,
-        "generated": dict(generated),
-    }
+def frames_of(protocol: Protocol, asked: int | None, there: int | None) -> int | None:
+    """How many frames a clip has: the protocol's, what was asked for, or what is there."""
+    if protocol.frames and asked is not None and asked not in protocol.frames:
+        known = " or ".join(map(str, protocol.frames))
+        raise UserError(f"frames={asked}: {protocol.full_name} is for clips of {known}")
+    if protocol.frames:
+        return asked or protocol.frames[0]
+    return asked or there
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:

@@ -1,74 +1,127 @@
 """`reconstruction`: how near the decoder comes to what the encoder saw."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from eval.kinds import Kind, Preview, Summary, preview_of
+from eval import lpips
+from eval.extract import FORMAT, SHOWN, Arrays, Payload, about, chosen
+from eval.kinds import Options, Summary
 from eval.metrics import psnr, ssim
 from eval.protocol import Protocol
-from eval.subject import RECONSTRUCTIONS, Part, Task, block, reconstructs
-from hvdm.build import Opened
-from hvdm.errors import UserError
+from eval.sources import Look
+from eval.store import Store
+from eval.subject import Reconstructions, decoder_versions, exact
+from hvdm import config as configs
+
+MEASURES = ("psnr", "ssim", "lpips")
 
 
-class ClipRow(NamedTuple):
-    key: str
-    psnr: float
-    ssim: float
-    exact_frames: int
+@dataclass(frozen=True)
+class Comparison:
+    """Held-out clips beside what becomes of them; `lpips` is the folder of its weights."""
 
+    source: Reconstructions
+    look: Look
+    clips: int
+    block: int
+    batch: int
+    lpips: str | None = None
+    device: str = "cpu"
+    threads: int = 1
 
-class Rows(NamedTuple):
-    number: int
-    clips: list[ClipRow]
-    preview: Preview | None
-
-
-def _generated(opened: Opened, protocol: Protocol, steps: int | None) -> str:
-    if not reconstructs(opened):
-        raise UserError(
-            f"protocol={protocol.full_name} needs an autoencoder, and {opened.config.recipe} does "
-            "not decode what it encodes; use protocol=fvd/tf-reference@1"
+    def key(self) -> str:
+        return configs.digest(
+            {
+                "format": FORMAT,
+                "source": self.source.identity(),
+                "look": configs.plain(self.look),
+                **{k: getattr(self, k) for k in ("clips", "block", "batch", "threads")},
+                "lpips": lpips.sha256(self.lpips) if self.lpips else None,
+                "device": self.device.split(":")[0],
+                "decoder": decoder_versions(),
+                "torch": metadata.version("torch"),
+            }
         )
-    if steps is not None:
-        raise UserError(f"steps={steps}: {protocol.full_name} samples nothing; leave it out")
-    return RECONSTRUCTIONS
+
+    def blocks(self) -> int:
+        return -(-self.clips // self.block)
+
+    def tasks(self) -> list["Task"]:
+        order = chosen(self.source.count(), self.clips)
+        at = [k * self.block for k in range(self.blocks())]
+        return [Task(self, k, tuple(order[a : a + self.block])) for k, a in enumerate(at)]
 
 
-def measure(task: Task) -> Rows:
-    rows: list[ClipRow] = []
-    preview = None
-    with block(task) as parts:
-        for part in parts:
-            preview = preview or preview_of(task, part.original, part.generated)
-            rows += _rows(part)
-    return Rows(task.number, rows, preview)
+@dataclass(frozen=True)
+class Task:
+    comparison: Comparison
+    number: int
+    indices: tuple[int, ...]
+
+    def parts(self) -> Iterator[tuple[int, ...]]:
+        batch = self.comparison.batch
+        for at in range(0, len(self.indices), batch):
+            yield self.indices[at : at + batch]
+
+    def run(self) -> Payload:
+        return Payload(self.number, measure(self))
 
 
-def _rows(part: Part) -> list[ClipRow]:
-    decibels, exact = psnr(part.original, part.generated)
-    similar = ssim(part.original, part.generated)
-    columns = (decibels.tolist(), similar.tolist(), exact.tolist())
-    return [ClipRow(*row) for row in zip(part.keys, *columns, strict=True)]
+def measure(task: Task) -> Arrays:
+    asked = task.comparison
+    keys: list[str] = []
+    rows: list[dict[str, Tensor]] = []
+    shown: list[tuple[Tensor, Tensor]] = []
+    with exact(asked.threads):
+        for indices in task.parts():
+            found = asked.source.data.read(indices, asked.look, asked.device)
+            made = asked.source.remade(found, asked.look, asked.device)
+            keys += found.keys
+            original, other = torch.stack(found.videos), torch.stack(made.videos)
+            rows.append(_compared(asked, original, other))
+            shown += list(zip(original, other, strict=True))[: SHOWN - len(shown)]
+    arrays: Arrays = {
+        name: torch.cat([row[name] for row in rows]).numpy() for name in rows[0]
+    } | about(task.number, keys, 0, [other for _, other in shown])
+    if task.number == 0:
+        arrays["original"] = torch.stack([original for original, _ in shown]).numpy()
+    return arrays
 
 
-def summarize(protocol: Protocol, blocks: list[Rows]) -> Summary:
-    clips = [row for part in blocks for row in part.clips]
-    columns = {
-        "psnr": torch.tensor([row.psnr for row in clips], dtype=torch.float64),
-        "ssim": torch.tensor([row.ssim for row in clips], dtype=torch.float64),
-    }
+def _compared(asked: Comparison, original: Tensor, other: Tensor) -> dict[str, Tensor]:
+    decibels, exact_frames = psnr(original, other)
+    found = {"psnr": decibels, "exact_frames": exact_frames, "ssim": ssim(original, other)}
+    if asked.lpips:
+        network = lpips.make(asked.lpips, asked.device)
+        found["lpips"] = lpips.distance(network, original, other, asked.device)
+    return found
+
+
+def summarize(protocol: Protocol, rows: Store, options: Options) -> Summary:
+    """Means over clips; each clip counts once, so their spread gives the error."""
+    keys = [key for number in range(rows.blocks) for key in rows.keys_of(number)]
+    names = [name for name in (*MEASURES, "exact_frames") if name in rows.layers()]
+    numbers = list(range(rows.blocks))
+    columns = {name: rows.rows(name, numbers) for name in names}
+    measures = [name for name in MEASURES if name in columns]
+    table = zip(keys, *(columns[name].tolist() for name in names), strict=True)
     return Summary(
-        values={name: float(column.mean()) for name, column in columns.items()},
+        values={name: float(columns[name].mean()) for name in measures},
         standard_error={
-            name: float(column.std() / len(column) ** 0.5) for name, column in columns.items()
+            name: float(columns[name].std(ddof=1) / len(keys) ** 0.5) for name in measures
         },
         details={
-            "exact_frames": sum(row.exact_frames for row in clips),
-            "clips": [row._asdict() for row in clips],
+            "exact_frames": int(np.sum(columns["exact_frames"])),
+            "clips": [_row(key, dict(zip(names, values))) for key, *values in table],
         },
     )
 
 
-KIND = Kind(_generated, measure, summarize)
+def _row(key: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {"key": key, **values, "exact_frames": int(values["exact_frames"])}

@@ -5,8 +5,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
+from eval.jackknife import (
+    LEAST_BLOCKS_OF_AN_INTERVAL,
+    NORMAL_975,
+    jackknife,
+    student_975,
+)
 from hvdm.data.schema import atomic_write
 from hvdm.errors import UserError
 
@@ -14,12 +20,20 @@ Result = Mapping[str, Any]
 
 
 def path_of(result: Result, out: str | None) -> Path:
-    """RUN/evaluations/PROTOCOL-step-STEP-FINGERPRINT.json; `out` is another folder, or a file."""
+    """RUN/evaluations/PROTOCOL-step-STEP-FINGERPRINT.json; `out` is another folder, or a file.
+
+    Without a run: evaluations/PROTOCOL-NAME-CONTENT-FINGERPRINT.json, here.
+    """
     protocol = str(result["protocol"]).replace("/", "_")
-    name = f"{protocol}-step-{result['step']:08d}-{result['fingerprint'][:8]}.json"
-    if out is None:
-        return Path(result["run"]) / "evaluations" / name
-    return Path(out) if out.endswith(".json") else Path(out) / name
+    if result.get("step") is not None:
+        raw = "-raw" if result.get("averaged") is False else ""
+        what = f"step-{result['step']:08d}{raw}"
+    else:
+        what = f"{result['subject']}-{result['weights'][:8]}"
+    name = f"{protocol}-{what}-{result['fingerprint'][:8]}.json"
+    if out is not None:
+        return Path(out) if out.endswith(".json") else Path(out) / name
+    return Path(result.get("run") or ".") / "evaluations" / name
 
 
 def write(result: Result, out: str | None) -> Path:
@@ -51,7 +65,10 @@ def line(result: Result) -> str:
     parts = ", ".join(_number(result, name) for name in result["values"])
     mark = "" if result["comparable"] else f"  [detector={result['detector']}: not comparable]"
     clips = result["counts"]["clips"]
-    return f"{result['protocol']} step {result['step']}: {parts} ({clips} clips){mark}"
+    step = result.get("step")
+    who = result["subject"] if step is None else f"step {step}"
+    who += " raw weights" if result.get("averaged") is False else ""
+    return f"{result['protocol']} {who}: {parts} ({clips} clips){mark}"
 
 
 def _number(result: Result, name: str) -> str:
@@ -63,19 +80,24 @@ def _number(result: Result, name: str) -> str:
     return text + (f" (sample-size bias {bias:.3g})" if bias is not None else "")
 
 
-def compare(a: Result, b: Result) -> dict[str, Any]:
-    """b against a, where both were measured alike."""
-    if a["fingerprint"] != b["fingerprint"]:
-        raise UserError(_difference(a, b))
-    values = {name: _change(a, b, name) for name in a["values"]}
+def compare(a: Result, b: Result, force: bool = False) -> dict[str, Any]:
+    """b against a, where both were measured alike; where not, only if told to."""
+    difference = None if a["fingerprint"] == b["fingerprint"] else _difference(a, b)
+    if difference and not force:
+        raise UserError(f"{difference}; force=true compares them all the same")
+    names = [name for name in a["values"] if name in b["values"]]
+    if not names:
+        raise UserError(f"{a['protocol']} and {b['protocol']} have no number in common")
+    values = {name: _change(a, b, name, paired=difference is None) for name in names}
     sides = {
-        name: {key: side[key] for key in ("run", "step", "weights")}
+        name: {key: side.get(key) for key in ("run", "step", "weights", "averaged", "subject")}
         for name, side in (("a", a), ("b", b))
     }
     return {
         "protocol": a["protocol"],
         "detector": a["detector"],
-        "comparable": a["comparable"],
+        "comparable": a["comparable"] and b["comparable"] and difference is None,
+        "warning": difference,
         "fingerprint": a["fingerprint"],
         **sides,
         "values": values,
@@ -101,21 +123,50 @@ def _flat(value: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]
             yield f"{where}{key}", inner
 
 
-def _change(a: Result, b: Result, name: str) -> dict[str, float | None]:
+def _change(a: Result, b: Result, name: str, paired: bool) -> dict[str, Any]:
     first, second = a["values"][name], b["values"][name]
-    error = _paired_error(a, b, name)
-    if error is None:
-        error = _joint_error(a, b, name)
-    return {"a": first, "b": second, "difference": second - first, "standard_error": error}
+    found = _paired(a, b, name) if paired else None
+    error, reach = found or (_joint_error(a, b, name), None)
+    if reach is None and error is not None:
+        reach = NORMAL_975
+    difference = second - first
+    low_high = None if error is None or reach is None else [
+        difference - reach * error, difference + reach * error
+    ]  # fmt: skip
+    return {
+        "a": first,
+        "b": second,
+        "difference": difference,
+        "standard_error": error,
+        "interval": low_high,
+        "paired": found is not None,
+    }
 
 
-def _paired_error(a: Result, b: Result, name: str) -> float | None:
-    """Over the clips' own differences: the same clips, so their spread cancels."""
+def _paired(a: Result, b: Result, name: str) -> tuple[float, float] | None:
+    """The error of the difference, and how far its interval reaches in errors.
+
+    Over the clips' own differences, or over the blocks that both left out: the clips are the same,
+    so their spread cancels.
+    """
     rows = [{r["key"]: r[name] for r in side.get("clips", ()) if name in r} for side in (a, b)]
-    if len(rows[0]) < 2 or rows[0].keys() != rows[1].keys():
+    if len(rows[0]) > 1 and rows[0].keys() == rows[1].keys():
+        changes = np.array([rows[1][key] - rows[0][key] for key in rows[0]])
+        return float(changes.std(ddof=1) / len(changes) ** 0.5), NORMAL_975
+    return _paired_blocks(a, b, name)
+
+
+def _paired_blocks(a: Result, b: Result, name: str) -> tuple[float, float] | None:
+    left_out = [
+        {r["block"]: r for r in side.get("blocks", ()) if r.get("of") == name} for side in (a, b)
+    ]
+    blocks = sorted(left_out[0])
+    if len(blocks) < LEAST_BLOCKS_OF_AN_INTERVAL or left_out[0].keys() != left_out[1].keys():
         return None
-    changes = torch.tensor([rows[1][k] - rows[0][k] for k in rows[0]], dtype=torch.float64)
-    return float(changes.std() / len(changes) ** 0.5)
+    changes = [left_out[1][k]["without"] - left_out[0][k]["without"] for k in blocks]
+    sizes = [left_out[0][k]["clips"] for k in blocks]
+    whole = b["values"][name] - a["values"][name]
+    return jackknife(whole, changes, sizes).standard_error, student_975(len(blocks) - 1)
 
 
 def _joint_error(a: Result, b: Result, name: str) -> float | None:

@@ -1,15 +1,16 @@
-"""What is measured: a block of held-out clips, and what the model makes of them."""
+"""What a run makes: samples by their numbers, and reconstructions of held-out clips."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from eval.protocol import Protocol
+from eval.sources import Clips, Look, Shards
 from hvdm import build
 from hvdm.build import Opened
 from hvdm.errors import RunError, UserError
@@ -19,59 +20,44 @@ SAMPLES, RECONSTRUCTIONS = "samples", "reconstructions"
 
 
 @dataclass(frozen=True)
-class Task:
-    """One block: all that a worker needs, small enough to send anywhere."""
+class Model:
+    """The networks of one checkpoint: all that a worker needs to open them."""
 
     run: str
     step: int
     weights: str
-    manifest: str
-    protocol: Protocol
-    detector: str | None
-    generated: str
-    seed: int
-    steps: int | None
-    device: str
-    number: int
-    indices: tuple[int, ...]
+    averaged: bool
+    first_stage: str | None = None
 
-    @property
-    def parts(self) -> Iterator[tuple[int, ...]]:
-        """The rows of each forward pass."""
-        for at in range(0, len(self.indices), self.protocol.batch):
-            yield self.indices[at : at + self.protocol.batch]
+    def identity(self) -> dict[str, Any]:
+        return {
+            "weights": self.weights,
+            "averaged": self.averaged,
+            "first_stage": self.first_stage,
+        }
 
 
-@dataclass(frozen=True)
-class Part:
-    """A few clips, original and generated: uint8 `B T H W C`, and their names."""
-
-    keys: tuple[str, ...]
-    original: Tensor
-    generated: Tensor
-
-
-_held: dict[tuple[str, int, str, str], Opened] = {}
+_held: dict[tuple[Model, str], Opened] = {}
 """The networks that this process has open: those of one checkpoint at most."""
 
 
-def hold(opened: Opened, device: str) -> None:
+def hold(model: Model, opened: Opened, device: str) -> None:
     """Keeps networks that are open already; the hash tells a run from its successor."""
     _held.clear()
-    _held[str(opened.run.absolute()), opened.step, opened.weights_hash, device] = opened
+    _held[model, device] = opened
 
 
-def open_step(run: str, step: int, weights: str, device: str) -> Opened:
+def open_model(model: Model, device: str) -> Opened:
     """The networks of a checkpoint, opened once in each process."""
-    key = (run, step, weights, device)
-    if key not in _held:
-        opened = build.open_run(f"{run}@{step}", device=device)
-        if opened.weights_hash != weights:
+    if (model, device) not in _held:
+        opened = build.open_run(f"{model.run}@{model.step}", model.averaged, device)
+        if opened.weights_hash != model.weights:
             raise RunError(
-                f"step {step} of {run} was replaced while it was being evaluated; evaluate it again"
+                f"step {model.step} of {model.run} was replaced while it was being evaluated; "
+                "evaluate it again"
             )
-        hold(opened, device)
-    return _held[key]
+        hold(model, opened, device)
+    return _held[model, device]
 
 
 def forget() -> None:
@@ -80,74 +66,104 @@ def forget() -> None:
 
 
 @contextmanager
-def exact(opened: Opened) -> Iterator[None]:
-    """The run's thread count and full float32: features depend on both."""
-    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+def exact(threads: int) -> Iterator[None]:
+    """A fixed thread count and full float32: features depend on both."""
+    before_threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
     before = (cudnn.allow_tf32, cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32)
-    torch.set_num_threads(opened.config.engine.threads)
+    torch.set_num_threads(threads)
     cudnn.allow_tf32 = cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = False
     try:
         with torch.no_grad():
             yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before_threads)
         cudnn.allow_tf32, cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-@contextmanager
-def block(task: Task) -> Iterator[Iterator[Part]]:
-    """The clips of a task, a forward pass at a time, under fixed arithmetic."""
-    opened = open_step(task.run, task.step, task.weights, task.device)
-    split = opened.config.data.held_out
-    with exact(opened), build.build_loader(opened.config, split) as loader:
-        if loader.identity()["manifest"] != task.manifest:
-            raise RunError(f"data split {split!r} changed while it was being evaluated")
-        yield (_part(opened, task, loader.sequential(part), part) for part in task.parts)
+@dataclass(frozen=True)
+class Samples:
+    """Clip i is a function of the seed and of i, the same one that `hvdm sample seed=` draws."""
+
+    model: Model
+    seed: int
+    steps: int | None = None
+    what: str = "clip"
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "what": SAMPLES,
+            "seed": self.seed,
+            "steps": self.steps,
+            "sampled": self.what,
+            "options": dict(self.options),
+            **self.model.identity(),
+        }
+
+    def count(self) -> None:
+        return None
+
+    def read(self, indices: tuple[int, ...], look: Look, device: str) -> Clips:
+        opened = open_model(self.model, device)
+        request = SampleRequest(self.what, self.steps, dict(self.options) or None)
+        video = opened.recipe.sample(opened.nets, request, Noise(self.seed, indices, device=device))
+        keys = [f"sample {index} of seed {self.seed}" for index in indices]
+        return generated_clips(video, keys, look)
 
 
-def _part(opened: Opened, task: Task, batch: Any, indices: tuple[int, ...]) -> Part:
-    original = batch["video"]
-    if task.generated == RECONSTRUCTIONS:
-        video = reconstruct(opened, original.to(task.device))
-        names = batch.keys
-    else:
-        video = sample(opened, task, indices)
-        names = tuple(f"sample {index} of seed {task.seed}" for index in indices)
-    _check_video(video, original, names)
-    return Part(batch.keys, original, to_pixels(video).cpu())
+@dataclass(frozen=True)
+class Reconstructions:
+    """What the decoder makes of what the encoder saw."""
+
+    model: Model
+    data: Shards
+
+    def identity(self) -> dict[str, Any]:
+        return {"what": RECONSTRUCTIONS, **self.model.identity(), "data": self.data.identity()}
+
+    def count(self) -> int:
+        return self.data.count()
+
+    def read(self, indices: tuple[int, ...], look: Look, device: str) -> Clips:
+        return self.remade(self.data.read(indices, look, device), look, device)
+
+    def remade(self, found: Clips, look: Look, device: str) -> Clips:
+        """Of clips that were read already."""
+        if not found.videos:
+            return found
+        opened = open_model(self.model, device)
+        recipe = cast(Reconstructs, opened.recipe)
+        video = to_model(torch.stack(found.videos).to(device))
+        made = recipe.decode(opened.nets, recipe.encode(opened.nets, video))
+        return generated_clips(made, found.keys, replace(look, stride=1))
 
 
-def _check_video(video: Tensor, original: Tensor, names: tuple[str, ...]) -> None:
-    refuse_not_finite(video, names, "the model's output")
-    _, frames, height, width, channels = original.shape
-    if video.shape[1:] != (channels, frames, height, width):
-        got = "x".join(map(str, video.shape[1:]))
+def generated_clips(video: Tensor, keys: list[str], look: Look) -> Clips:
+    """Float `B C T H W` of a model, checked and rounded, as long as is looked at."""
+    refuse_not_finite(video, keys, "the model's output")
+    frames, height, width = video.shape[2:]
+    if (frames < look.span and look.frames) or look.size not in (None, (height, width)):
+        wanted = f"{look.span} frames" + (f" of {look.size[0]}x{look.size[1]}" if look.size else "")
         raise UserError(
-            f"the model makes clips of {got} (C T H W) and the data set has "
-            f"{channels}x{frames}x{height}x{width}; this protocol needs them alike"
+            f"the model makes clips of {frames} frames of {height}x{width}, and {wanted} are to be "
+            "compared; evaluate it under a protocol for its own length and size"
         )
+    pixels = to_pixels(video).cpu()
+    part = pixels[:, : look.span : look.stride] if look.frames else pixels[:, :: look.stride]
+    return Clips(list(keys), list(part.contiguous()), [])
 
 
-def refuse_not_finite(values: Tensor, names: tuple[str, ...], what: str) -> None:
-    """Names the first clip with a value that is not finite."""
-    finite = torch.isfinite(values).flatten(1).all(1).tolist()
-    for name, good in zip(names, finite, strict=True):
+def refuse_not_finite(values: Tensor | Any, keys: list[str], what: str) -> None:
+    """Names the first clip with a value that is not finite; rows are dealt evenly to clips."""
+    rows = values if isinstance(values, Tensor) else torch.from_numpy(np.asarray(values))
+    each = max(1, len(rows) // max(1, len(keys)))
+    finite = torch.isfinite(rows).flatten(1).all(1).tolist()
+    for row, good in enumerate(finite):
         if not good:
             raise RunError(
-                f"{name}: {what} is not finite; the checkpoint may be damaged by training"
+                f"{keys[row // each]}: {what} is not finite; the checkpoint may be damaged by "
+                "training, or the clip by what made it"
             )
-
-
-def reconstruct(opened: Opened, original: Tensor) -> Tensor:
-    """uint8 `B T H W C` -> float `B C T H W`, through the latent."""
-    recipe = cast(Reconstructs, opened.recipe)
-    return recipe.decode(opened.nets, recipe.encode(opened.nets, to_model(original)))
-
-
-def sample(opened: Opened, task: Task, indices: tuple[int, ...]) -> Tensor:
-    """Clip i is a function of the seed and i, the same one that `hvdm sample seed=` draws."""
-    noise = Noise(task.seed, indices, device=task.device)
-    return opened.recipe.sample(opened.nets, SampleRequest(steps=task.steps), noise)
 
 
 def reconstructs(opened: Opened) -> bool:
@@ -155,12 +171,21 @@ def reconstructs(opened: Opened) -> bool:
     return hasattr(opened.recipe, "encode") and hasattr(opened.recipe, "decode")
 
 
+def samples(opened: Opened, what: str, steps: int | None, options: Mapping[str, Any]) -> bool:
+    """Whether the recipe samples; an autoencoder says that it does not."""
+    if not reconstructs(opened):
+        return True
+    noise = Noise(0, (0,), device=next(opened.nets.parameters()).device)
+    try:
+        with torch.no_grad():
+            opened.recipe.sample(opened.nets, SampleRequest(what, steps, dict(options)), noise)
+    except UserError as error:
+        if steps is not None:
+            raise UserError(f"steps={steps}: this model samples nothing ({error})") from None
+        return False
+    return True
+
+
 def decoder_versions() -> str:
     """What turns video files into frames; another version may give other pixels."""
-    found = []
-    for package in ("decord", "av"):
-        try:
-            found.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
+    return f"av {metadata.version('av')}, pillow {metadata.version('pillow')}"

@@ -17,6 +17,7 @@ from hvdm.errors import RunError, UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Stream = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 Executor = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 
 # Set before Ray is imported: `uv run` would have Ray build the environment anew on every worker,
@@ -167,44 +168,35 @@ def over_ray(cluster: ClusterConfig) -> Executor:
     """One actor for each worker, fed item by item; results keep the order of the items."""
 
     def run_all(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        with session(cluster):
-            return _over_actors(cluster, function, list(items))
+        whole = list(items)
+        found = dict(_as_they_come(cluster, function, whole))
+        return [found[place] for place in range(len(whole))]
 
     return run_all
 
 
-def _over_actors(
-    cluster: ClusterConfig, function: Callable[[Item], Result], items: list[Item]
-) -> list[Result]:
-    ray = _import()
-    from ray.util.actor_pool import ActorPool
-
-    make = ray.remote(num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker)(_Caller)
-    actors = [make.remote(function) for _ in range(min(cluster.workers, len(items)))]
-    try:
-        return list(ActorPool(actors).map(lambda actor, item: actor.call.remote(item), items))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError | RunError):
-            raise error.cause from None
-        raise RunError(f"a worker failed: {_last_line(error)}") from None
-    except ray.exceptions.RayActorError as error:
-        raise RunError(f"a worker died: {_last_line(error)}; try again") from None
-    finally:
-        for actor in actors:
-            ray.kill(actor)
+def stream(
+    cluster: ClusterConfig,
+) -> Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]:
+    """Like `map`, here or on actors, but results in the order in which they are done."""
+    if cluster.name == "inline":
+        return map
+    return lambda function, items: (
+        result for _, result in _as_they_come(cluster, function, list(items))
+    )
 
 
-class _Caller:
-    """Calls one function, and lives as long as the job: its caches stay warm between items."""
+def _as_they_come(
+    cluster: ClusterConfig, function: Callable[[Any], Any], items: list[Any]
+) -> Iterator[tuple[int, Any]]:
+    from launcher.crew import Crew
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        import torch
-
-        torch.set_num_threads(1)
-        self._function = function
-
-    def call(self, item: Any) -> Any:
-        return self._function(item)
+    with session(cluster):
+        crew = Crew(_import(), cluster, function)
+        try:
+            yield from crew.results(items)
+        finally:
+            crew.dismiss()
 
 
 def over_processes(workers: int) -> Executor:

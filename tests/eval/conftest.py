@@ -9,12 +9,23 @@ import torch
 import yaml
 
 from data_tools.synthetic import make
+from eval import files
 from eval.subject import forget
 from hvdm import build
 from hvdm import config as configs
 from hvdm.train import checkpoint
 
 MakeRun = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Features of one test are not found by another."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("HVDM_CACHE", str(folder))
+    monkeypatch.delenv("HVDM_WEIGHTS", raising=False)
+    files.forget()
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,12 @@
+import numpy as np
 import pytest
 import torch
 import torch_fidelity
 from torch.utils.data import Dataset
 
-from eval.detectors import find, make
-from eval.frechet import _warnings, shuffle_frames
+from eval.detectors import FEATURES, _made, choose, find, make
+from eval.extract import shuffle_frames
+from eval.frechet import _warnings
 from eval.statistics import frechet_distance, moments
 from hvdm.data.synthetic import render
 from hvdm.errors import UserError
@@ -13,6 +15,10 @@ from hvdm.errors import UserError
 @pytest.fixture(scope="module")
 def rendered():
     return torch.stack([torch.from_numpy(render(5, i, 6, 32, 32).video) for i in range(48)])
+
+
+def features(video):
+    return make("untrained").extract(video)[FEATURES]
 
 
 class Clips(Dataset):
@@ -28,19 +34,19 @@ class Clips(Dataset):
 
 def test_the_same_weights_and_features_whatever_the_global_generator(video):
     torch.manual_seed(1)
-    first = make.__wrapped__("untrained")
+    first = _made.__wrapped__(choose("untrained"), "cpu")
     torch.manual_seed(2)
-    second = make.__wrapped__("untrained")
+    second = _made.__wrapped__(choose("untrained"), "cpu")
     assert first.sha256 == second.sha256
     assert not first.comparable
-    features = first.extract(video)
-    assert features.shape == (2, 64) and features.dtype == torch.float64
-    assert torch.equal(features, second.extract(video))
+    features = first.extract(video)[FEATURES]
+    assert features.shape == (2, 64) and features.dtype == np.float32
+    assert (features == second.extract(video)[FEATURES]).all()
 
 
 def test_making_it_leaves_the_global_generator_alone():
     before = torch.random.get_rng_state()
-    make.__wrapped__("untrained")
+    _made.__wrapped__(choose("untrained"), "cpu")
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -50,32 +56,38 @@ def test_torch_fidelity_finds_the_same_distance_with_it(rendered):
         input1=Clips(a), input2=Clips(b), feature_extractor="untrained", fid=True,
         cuda=False, verbose=False, batch_size=8, save_cpu_ram=True, cache=False,
     )["frechet_inception_distance"]  # fmt: skip
-    extract = make("untrained").extract
+    extract = features
     ours = frechet_distance(moments(extract(a)), moments(extract(b)))
     assert ours == pytest.approx(theirs, rel=1e-3)
 
 
 def test_shuffling_frames_raises_the_distance(rendered):
-    extract = make("untrained").extract
-    indices = tuple(range(len(rendered)))
-    shuffled = moments(extract(shuffle_frames(rendered, indices)))
+    extract = features
+    keys = [f"clip {i}" for i in range(len(rendered))]
+    shuffled = moments(extract(shuffle_frames(rendered, keys)))
     floor = frechet_distance(moments(extract(rendered[::2])), moments(extract(rendered[1::2])))
     assert frechet_distance(moments(extract(rendered)), shuffled) > 2 * floor
 
 
 def test_shuffling_keeps_the_frames_and_never_their_order(rendered):
-    shuffled = shuffle_frames(rendered, tuple(range(len(rendered))))
+    keys = [f"clip {i}" for i in range(len(rendered))]
+    shuffled = shuffle_frames(rendered, keys)
     for clip, again in zip(rendered, shuffled):
         assert not torch.equal(clip, again)
         assert torch.equal(clip.int().sum(0), again.int().sum(0))
-    assert torch.equal(shuffle_frames(rendered[3:5], (3, 4)), shuffled[3:5])
+    assert torch.equal(shuffle_frames(rendered[3:5], keys[3:5]), shuffled[3:5])
 
 
 def test_detectors_that_are_not_at_hand_say_what_to_do():
     with pytest.raises(UserError, match="did you mean 'untrained'"):
         find("untraned")
-    with pytest.raises(UserError, match="weights.*detector=untrained.*not comparable"):
-        find("i3d")
+    with pytest.raises(
+        UserError, match="i3d_pretrained_400.pt.*detector=untrained gives"
+    ):
+        choose("i3d")
+    for name in ("videomae", "dti3d", "c3d"):
+        with pytest.raises(UserError, match="never verified.*docs/evaluation.md"):
+            choose(name)
 
 
 def test_other_input_is_refused(video):

@@ -35,10 +35,7 @@ def test_reconstruction(make_run):
     run, said = make_run(), []
     result = evaluate(Request(str(run), "reconstruction@1", clips=10), say=said.append)
     clips = result["clips"]
-    assert [row["key"] for row in clips[:2]] == [
-        "shard-000000.tar/test-00000000",
-        "shard-000000.tar/test-00000001",
-    ]
+    assert len({row["key"] for row in clips}) == 10
     assert len(clips) == result["counts"]["clips"] == 10
     mean = sum(row["psnr"] for row in clips) / 10
     assert result["values"]["psnr"] == pytest.approx(mean)
@@ -69,8 +66,8 @@ def test_fvd_of_samples(make_run):
     assert result["standard_error"]["fvd"] > 0 and result["null_bias"]["fvd"] > 0
     assert result["debiased"]["fvd"] is None
     assert any("no debiased value" in text for text in result["warnings"])
-    assert [row["clips"] for row in result["blocks"]] == [3, 3, 3, 3, 3, 3, 2]
-    assert result["controls"]["halves"]["clips"] == 9
+    assert [row["clips"] for row in result["blocks"]] == [1] * 20
+    assert result["controls"]["halves"]["clips"] == 10
     assert "not comparable" in line(result)
 
 
@@ -83,7 +80,8 @@ def test_fvd_of_an_autoencoder_is_that_of_its_reconstructions(make_run):
 @pytest.mark.parametrize("asked", [{}, FVD])
 def test_equal_to_the_bit_wherever_the_blocks_are_measured(make_run, asked):
     run = make_run(kind="generator" if asked else "autoencoder")
-    here, there = measured(run, clips=11, **asked), measured(run, far_away, clips=11, **asked)
+    asked = {"clips": 11, "again": True, **asked}
+    here, there = measured(run, **asked), measured(run, far_away, **asked)
     timing = ("time", "seconds")
     assert {k: v for k, v in here.items() if k not in timing} == {
         k: v for k, v in there.items() if k not in timing
@@ -95,7 +93,7 @@ def test_equal_to_the_bit_in_two_processes(make_run):
     run = make_run(kind="generator")
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         there = measured(run, pool.map, clips=9, **FVD)
-    here = measured(run, clips=9, **FVD)
+    here = measured(run, clips=9, again=True, **FVD)
     assert there["values"] == here["values"] and there["blocks"] == here["blocks"]
 
 
@@ -134,12 +132,12 @@ def test_fewer_clips_than_asked_are_all_used_and_it_says_so(make_run):
     run, said = make_run(), []
     result = evaluate(Request(str(run), "reconstruction"), say=said.append)
     assert result["counts"]["clips"] == 21 and result["counts"]["asked"] == 256
-    assert "256 clips, 'test' has 21" in said[0]
+    assert "asks for 256 clips, real= has 21" in said[0]
     assert result["fingerprint"] == measured(run, clips=21)["fingerprint"]
 
 
 def test_features_that_are_not_finite_name_the_sample(make_run):
-    with pytest.raises(RunError, match="shard-000000.tar/test-00000000: .* not finite"):
+    with pytest.raises(RunError, match=r"shard-00000\d.tar/test-\d+: .* not finite"):
         measured(make_run(scale=float("nan")), clips=4)
     with pytest.raises(RunError, match="sample 0 of seed 0: .* not finite"):
         measured(make_run(kind="generator", scale=float("nan")), clips=4, **FVD)
@@ -150,10 +148,9 @@ def test_requests_that_cannot_be_met(make_run):
     cases = [
         (generator, {}, "needs an autoencoder.*fvd/tf-reference@1"),
         (autoencoder, {"protocol": "fvd/tf-reference@1"}, "detector=i3d.*weights"),
-        (autoencoder, {"detector": "untrained"}, "compares pixels"),
         (autoencoder, {"steps": 5}, "samples nothing"),
         (autoencoder, {"steps": 5, **FVD}, "samples nothing"),
-        (autoencoder, {"protocol": "fid"}, "protocol='fid'"),
+        (autoencoder, {"protocol": "fud"}, "protocol='fud'"),
         (autoencoder, {"clips": 1}, "at least 2"),
         (f"{autoencoder}@99", {}, "no checkpoint of step 99; there are: 4"),
     ]
@@ -210,7 +207,7 @@ def test_tasks_are_small_and_plain(make_run):
     def watch(function, items):
         for item in items:
             seen.append(len(pickle.dumps((function, item))))
-            assert dataclasses.is_dataclass(item)
+            assert dataclasses.is_dataclass(item[1])
             yield function(item)
 
     measured(make_run(), watch, clips=4)

@@ -1,12 +1,11 @@
 import numpy as np
 import pytest
 
+from eval.jackknife import estimate, jackknife
 from eval.statistics import (
     Moments,
-    estimate,
     fold,
     frechet_distance,
-    jackknife,
     merge,
     moments,
     null_bias,

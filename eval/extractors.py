@@ -1,0 +1,177 @@
+"""Networks registered with torch-fidelity. They take uint8 video `B T H W C`."""
+
+import itertools
+import pickle
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch_fidelity import register_feature_extractor
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+from eval.i3d import CLASSES, FEWEST_FRAMES, I3D
+from eval.preprocess import WAYS, as_it_is
+from hvdm import rng
+from hvdm.errors import UserError
+
+LAYER = "features"
+CHANNELS = (3, 16, 16, 16)
+STRIDES = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
+GAIN = 4.0
+"""Differences of frames are small beside the frames; at equal weight motion would hardly count."""
+
+
+class _Video(FeatureExtractorBase):
+    """What torch-fidelity wants of an extractor with one layer."""
+
+    def __init__(
+        self,
+        name: str,
+        features_list: list[str],
+        feature_extractor_weights_path: str | None = None,
+        feature_extractor_internal_dtype: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name, features_list)
+        if feature_extractor_internal_dtype not in (None, "float32"):
+            raise UserError(f"detector {name} computes in float32")
+        self.prepare(feature_extractor_weights_path)
+        self.requires_grad_(False).eval()
+
+    def prepare(self, path: str | None) -> None:
+        raise NotImplementedError
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return (LAYER,)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return LAYER
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    @staticmethod
+    def get_dummy_input_for_compile() -> Tensor:
+        return torch.zeros(1, 16, 16, 16, 3, dtype=torch.uint8)
+
+
+class Untrained(_Video):
+    """Seeded 3D convolutions over frames and their differences; 64 features, 32 of one frame.
+
+    It sees structure and motion, and knows nothing of what matters to people.
+    """
+
+    def prepare(self, path: str | None) -> None:
+        if path:
+            raise UserError("detector=untrained takes no weights")
+        self.frames, self.motion = _convolutions("frames"), _convolutions("motion")
+
+    def forward(self, video: Tensor) -> tuple[Tensor, ...]:
+        check_video(video)
+        x = video.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        still = _described(x, self.frames)
+        if x.shape[2] == 1:
+            return (still,)
+        moved = functional.pad(x.diff(dim=2), (0, 0, 0, 0, 1, 0)) * GAIN
+        return (torch.cat([still, _described(moved, self.motion)], dim=1),)
+
+
+def _convolutions(stream: str) -> nn.ParameterList:
+    return nn.ParameterList(
+        nn.Parameter(_kernel(stream, layer, below, above))
+        for layer, (below, above) in enumerate(itertools.pairwise(CHANNELS))
+    )
+
+
+def _kernel(stream: str, layer: int, below: int, above: int) -> Tensor:
+    generator = rng.generator("detector", "untrained", stream, layer)
+    values = torch.randn((above, below, 3, 3, 3), generator=generator, dtype=torch.float32)
+    return values * (2 / (27 * below)) ** 0.5
+
+
+def _described(x: Tensor, kernels: nn.ParameterList) -> Tensor:
+    """`B C T H W` -> `B D`: mean and spread of the last layer's channels."""
+    for kernel, stride in zip(kernels, STRIDES, strict=True):
+        x = functional.conv3d(x, kernel, stride=stride, padding=1).relu()
+    x = x.flatten(2)
+    return torch.cat([x.mean(2), x.std(2, correction=0)], dim=1)
+
+
+class I3dTfReference(_Video):
+    """Our I3D with a state dict from a file, fed as the reference code of FVD does."""
+
+    way = "tf-reference"
+
+    def prepare(self, path: str | None) -> None:
+        if path is None:
+            raise UserError("detector=i3d needs a file of weights")
+        self.network = I3D()
+        load_state(self.network, path)
+
+    def forward(self, video: Tensor) -> tuple[Tensor, ...]:
+        check_video(video, FEWEST_FRAMES)
+        return (self.network(WAYS[self.way][0](video)),)
+
+
+class I3dVideoGpt(I3dTfReference):
+    way = "videogpt"
+
+
+class I3dTorchScript(_Video):
+    """The TorchScript of StyleGAN-V, which scales and resizes by itself."""
+
+    def prepare(self, path: str | None) -> None:
+        if path is None:
+            raise UserError("detector=i3d-stylegan-v needs a file of weights")
+        try:
+            self.network = torch.jit.load(path, map_location="cpu")
+        except RuntimeError as error:
+            line = str(error).strip().splitlines()[0]
+            raise UserError(f"{path} is no TorchScript file ({line})") from None
+
+    def forward(self, video: Tensor) -> tuple[Tensor, ...]:
+        check_video(video, FEWEST_FRAMES)
+        return (self.network(as_it_is(video), rescale=True, resize=True, return_features=True),)
+
+
+def load_state(network: nn.Module, path: str) -> None:
+    """Fills a network from a file; names the first entry that does not fit."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} cannot be read as a state dict ({line})") from None
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        lines = str(error).strip().splitlines()
+        raise UserError(
+            f"{path} does not fit I3D with {CLASSES} classes ({lines[-1].strip()})"
+        ) from None
+
+
+def check_video(video: Tensor, frames: int = 1) -> None:
+    shape = "x".join(map(str, video.shape))
+    if video.dtype != torch.uint8 or video.dim() != 5 or video.shape[-1] != 3:
+        raise UserError(f"a detector takes uint8 B T H W 3, got {video.dtype} {shape}")
+    if video.shape[1] < frames:
+        raise UserError(
+            f"this detector needs clips of at least {frames} frames, these have {video.shape[1]}; "
+            "use longer clips or another detector"
+        )
+
+
+REGISTERED: dict[str, type[FeatureExtractorBase]] = {
+    "untrained": Untrained,
+    "i3d-tf-reference": I3dTfReference,
+    "i3d-videogpt": I3dVideoGpt,
+    "i3d-stylegan-v": I3dTorchScript,
+}
+for _name, _class in REGISTERED.items():
+    if _name not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor(_name, _class)

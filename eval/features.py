@@ -1,0 +1,100 @@
+"""`features`: two .npy files of features `N D`, whoever extracted them from whatever."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from eval.frechet import block_rows_of
+from eval.jackknife import estimate, extrapolate
+from eval.kinds import Options, Summary
+from eval.scores import kid_of, precision_of
+from eval.statistics import Floats, Moments, factor_distance, frechet_distance, moments
+from hvdm.errors import RunError, UserError
+
+NAME = "frechet"
+WIDE = 1024
+"""From more dimensions on, fewer blocks: leaving one out costs an eigenvalue problem."""
+
+
+class Table(NamedTuple):
+    path: str
+    rows: Floats
+    sha256: str
+
+    def identity(self) -> dict[str, Any]:
+        return {"what": "features", "sha256": self.sha256, "shape": list(self.rows.shape)}
+
+
+def read(given: str, side: str) -> Table:
+    """The file, checked: a number for each feature of at least two samples."""
+    path = Path(given).expanduser()
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{side}={given} cannot be read as .npy ({error})") from None
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
+        kind = (
+            f"{array.dtype} {'x'.join(map(str, array.shape))}" if hasattr(array, "dtype") else "…"
+        )
+        raise UserError(f"{side}={given}: expected floats N D, got {kind}")
+    if len(array) < 2:
+        raise UserError(f"{side}={given} has {len(array)} sample: a spread needs at least 2")
+    finite = np.isfinite(array).all(axis=1)
+    if not finite.all():
+        raise RunError(f"{side}={given}: row {int(np.argmin(finite))} is not finite")
+    digest = hashlib.sha256(array.tobytes() + str((array.dtype, array.shape)).encode())
+    return Table(given, array.astype(np.float64), digest.hexdigest())
+
+
+def check_pair(real: Table, generated: Table) -> None:
+    if real.rows.shape[1] != generated.rows.shape[1]:
+        raise UserError(
+            f"{real.path} has {real.rows.shape[1]} features and {generated.path} "
+            f"{generated.rows.shape[1]}: they come from different networks"
+        )
+    if real.sha256 == generated.sha256:
+        raise UserError(f"{real.path} and {generated.path} hold the same features")
+
+
+def groups_of(rows: Floats, count: int) -> list[Floats]:
+    return np.array_split(rows, count)
+
+
+def group_count(real: Table, generated: Table) -> int:
+    most = 10 if real.rows.shape[1] > WIDE else 20
+    return min(most, len(real.rows), len(generated.rows))
+
+
+def summarize(real: Table, generated: Table, options: Options) -> Summary:
+    count = group_count(real, generated)
+    a, b = groups_of(real.rows, count), groups_of(generated.rows, count)
+    real_blocks, other_blocks = ({k: moments(v) for k, v in enumerate(side)} for side in (a, b))
+
+    def distance(first: Moments, second: Moments, left_out: int | None) -> float:
+        if min(first.count, second.count) > first.dimensions:
+            return frechet_distance(first, second)
+        kept = [k for k in range(count) if k != left_out]
+        x, y = (np.concatenate([side[k] for k in kept]) for side in (a, b))
+        return factor_distance(x, y)
+
+    found = estimate(real_blocks, other_blocks, distance=distance)
+    kid, shares = kid_of(a, b), precision_of(a, b)
+    line = extrapolate(real_blocks, other_blocks) if options.extrapolate else None
+    rows = block_rows_of([len(part) for part in a], NAME, found.left_out)
+    return Summary(
+        values={NAME: found.value, **kid.values, **shares.values},
+        standard_error={NAME: found.standard_error, **kid.standard_error, **shares.standard_error},
+        debiased={NAME: found.debiased},
+        null_bias={NAME: found.null_bias},
+        interval={NAME: found.interval, **kid.interval, **shares.interval},
+        warnings=(*((found.reason,) if found.reason else ()), *kid.warnings, *shares.warnings),
+        details={
+            "features": real.rows.shape[1],
+            "subsets": kid.details["subsets"],
+            "blocks": [*rows, *kid.details["blocks"], *shares.details["blocks"]],
+            **({"extrapolated": {NAME: line._asdict() if line else None}}
+               if options.extrapolate else {}),
+        },
+    )  # fmt: skip

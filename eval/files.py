@@ -1,0 +1,135 @@
+"""Frames of files, by one decoder whichever side they are on."""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from hvdm.data.decode import CannotDecode, Frames, decode_all
+from hvdm.data.schema import Manifest, read_manifest
+from hvdm.data.shards import ShardReader
+from hvdm.errors import RunError
+
+FILMS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+LOSSY = (*FILMS, ".gif", ".jpg", ".jpeg")
+ARRAYS, PICTURES, GIF = (".npz", ".npy"), (".png", ".jpg", ".jpeg"), ".gif"
+
+
+def forget() -> None:
+    """Lets go of what is known of folders and data sets: they may have changed since."""
+    files_of.cache_clear()
+    opened.cache_clear()
+
+
+# Folders
+
+
+@lru_cache(maxsize=8)
+def files_of(path: str) -> Mapping[str, tuple[Path, ...]]:
+    """The files of each video by its name, in the order of names."""
+    root, found = Path(path), {}
+    kinds = (*FILMS, GIF, *ARRAYS, *PICTURES)
+    for entry in sorted(root.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            pictures = sorted(p for p in entry.iterdir() if p.suffix.lower() in PICTURES)
+            if pictures:
+                found[entry.name] = tuple(pictures)
+        elif entry.suffix.lower() in kinds:
+            found[entry.name] = (entry,)
+    return found
+
+
+def content_of(path: str) -> str:
+    """sha256 over the names and bytes of a folder's clips."""
+    digest = hashlib.sha256()
+    for key, files in files_of(path).items():
+        for file in files:
+            with open(file, "rb") as handle:
+                inner = hashlib.file_digest(handle, "sha256").hexdigest()
+            digest.update(f"{key}/{file.name}\0{inner}\n".encode())
+    return digest.hexdigest()
+
+
+def read_files(files: tuple[Path, ...]) -> Frames:
+    if len(files) > 1:
+        return np.concatenate([_picture(file) for file in files])
+    suffix = files[0].suffix.lower()
+    if suffix in ARRAYS:
+        return _array(files[0])
+    if suffix in PICTURES or suffix == GIF:
+        return _picture(files[0])
+    return _decoded(files[0].read_bytes(), str(files[0]))
+
+
+def _decoded(data: bytes, name: str) -> Frames:
+    """What a decoder would conceal is an error here: it would change a number."""
+    try:
+        return decode_all(data, name, strict=True)
+    except CannotDecode as error:
+        raise RunError(f"{error}; mend it or leave it away") from None
+
+
+def _picture(path: Path) -> Frames:
+    try:
+        return picture_frames(path.read_bytes())
+    except (OSError, ValueError, SyntaxError) as error:
+        raise RunError(f"{path}: unreadable as a picture ({error})") from None
+
+
+def picture_frames(data: bytes) -> Frames:
+    """A picture is one frame, a gif all of its own."""
+    from PIL import Image, ImageSequence
+
+    with Image.open(io.BytesIO(data)) as image:
+        frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+    return np.stack(frames)
+
+
+def _array(path: Path) -> Frames:
+    try:
+        found = np.load(path, allow_pickle=False)
+        array = found[found.files[0]] if path.suffix.lower() == ".npz" else found
+    except (OSError, ValueError, EOFError, IndexError) as error:
+        raise RunError(f"{path}: unreadable as an array ({error})") from None
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
+        raise RunError(
+            f"{path}: expected uint8 T H W 3, got {array.dtype} {'x'.join(map(str, array.shape))}; "
+            "round to 0…255 before you save"
+        )
+    return np.asarray(array)
+
+
+# Shards
+
+
+@lru_cache(maxsize=2)
+def opened(path: str) -> tuple[Manifest, ShardReader]:
+    manifest = read_manifest(path)
+    return manifest, ShardReader(path, manifest)
+
+
+def sample(manifest: Manifest, reader: ShardReader, index: int) -> tuple[str, Frames]:
+    """A sample by its number in the manifest: its name, and all of its frames."""
+    ends = np.cumsum([shard.samples for shard in manifest.shards])
+    shard = int(np.searchsorted(ends, index, side="right"))
+    inner = index - int(ends[shard]) + manifest.shards[shard].samples
+    key = f"{manifest.shards[shard].name}/{reader.key(shard, inner)}"
+    parts = reader.sample(shard, inner)
+    for suffix, data in parts.items():
+        if f".{suffix}" in FILMS:
+            return key, _decoded(data, key)
+        if f".{suffix}" in PICTURES:
+            return key, _sample_picture(data, key)
+    raise RunError(f"{key}: no video among its parts {sorted(parts)}")
+
+
+def _sample_picture(data: bytes, key: str) -> Frames:
+    try:
+        return picture_frames(data)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise RunError(f"{key}: unreadable as a picture ({error})") from None

@@ -1,0 +1,130 @@
+"""What evaluations leave beside a run: a CSV of all of them, scalars, and which step is best."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hvdm import config as configs
+from hvdm.build import Opened
+from hvdm.data.schema import atomic_write
+from hvdm.report import TensorBoard
+
+COLUMNS = (
+    "time", "protocol", "detector", "comparable", "step", "weights", "metric", "value",
+    "standard_error", "debiased", "low", "high", "null_bias", "clips", "fingerprint",
+)  # fmt: skip
+HIGHER_IS_BETTER = ("psnr", "ssim", "precision", "recall", "is")
+
+
+def record(opened: Opened, result: Mapping[str, Any]) -> None:
+    folder = opened.run / "evaluations"
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / "history.csv", table(results_in(folder)).encode())
+    scalars = scalars_of(result)
+    log = opened.config.log
+    if log.tensorboard:
+        board = TensorBoard(opened.run)
+        board.metrics(scalars)
+        board.close()
+    if log.wandb:
+        _weights_and_biases(opened, scalars)
+
+
+def results_in(folder: Path) -> list[dict[str, Any]]:
+    """Every result of a run, oldest first."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text())
+        except ValueError:
+            continue
+        if isinstance(content, dict) and "fingerprint" in content:
+            found.append(content)
+    return sorted(found, key=lambda result: result.get("time", 0))
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> str:
+    """One row for each number."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for result in found:
+        for name in result["values"]:
+            writer.writerow(_row(result, name))
+    return out.getvalue()
+
+
+def _row(result: Mapping[str, Any], name: str) -> dict[str, Any]:
+    low, high = result.get("interval", {}).get(name) or (None, None)
+    values = {key: result.get(key, {}).get(name) for key in
+              ("standard_error", "debiased", "null_bias")}  # fmt: skip
+    return {
+        "time": round(result.get("time", 0), 3),
+        "protocol": result["protocol"],
+        "detector": result.get("detector"),
+        "comparable": result.get("comparable"),
+        "step": result.get("step"),
+        "weights": kind_of(result),
+        "metric": name,
+        "value": result["values"][name],
+        "low": low,
+        "high": high,
+        "clips": result["counts"]["clips"],
+        "fingerprint": result["fingerprint"],
+        **values,
+    }
+
+
+def kind_of(result: Mapping[str, Any]) -> str:
+    """Averaged weights, or those that were trained."""
+    return "ema" if result.get("averaged") else "raw"
+
+
+def scalars_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """`evaluation/PROTOCOL/METRIC` by step, with the error beside the value."""
+    raw = "-raw" if result.get("averaged") is False else ""
+    place = f"evaluation/{result['protocol']}{raw}"
+    scalars: dict[str, Any] = {"step": result["step"]}
+    for name, value in result["values"].items():
+        scalars[f"{place}/{name}"] = value
+        for key in ("standard_error", "debiased"):
+            more = result.get(key, {}).get(name)
+            if more is not None:
+                scalars[f"{place}/{name}_{key}"] = more
+    return scalars
+
+
+def _weights_and_biases(opened: Opened, scalars: Mapping[str, Any]) -> None:
+    """In a run of its own, grouped with the training run: steps may come after later ones."""
+    import wandb
+
+    name = opened.run.name
+    run = wandb.init(
+        dir=str(opened.run), id=f"{name}-evaluation", name=f"{name} evaluation", group=name,
+        resume="allow", config=configs.plain(opened.config),
+    )  # fmt: skip
+    run.define_metric("evaluation/*", step_metric="training_step")
+    values = {key: value for key, value in scalars.items() if key != "step"}
+    run.log({"training_step": scalars["step"], **values})
+    run.finish()
+
+
+def best(found: Sequence[Mapping[str, Any]], protocol: str, metric: str) -> dict[str, Any] | None:
+    """The step with the best value among results that compare: those like the newest one."""
+    named = [r for r in found if r["protocol"] == protocol and metric in r["values"]]
+    alike = [r for r in named if r["fingerprint"] == named[-1]["fingerprint"]]
+    if not alike:
+        return None
+    sign = -1 if metric in HIGHER_IS_BETTER else 1
+    chosen = min(alike, key=lambda r: (sign * r["values"][metric], -r["step"]))
+    return {
+        "protocol": protocol,
+        "metric": metric,
+        "step": chosen["step"],
+        "weights": kind_of(chosen),
+        "value": chosen["values"][metric],
+        "fingerprint": chosen["fingerprint"],
+    }

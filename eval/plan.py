@@ -1,0 +1,263 @@
+"""From a request to what has to be measured, with every name resolved and every misfit refused."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from eval import detectors, lpips, weights
+from eval.detectors import Choice
+from eval.extract import Extraction
+from eval.protocol import Protocol, find, fingerprint
+from eval.reconstruction import Comparison
+from eval.request import Request
+from eval.sides import FOLDER, Pair, check_frames, counts_of, keeps_averages, pair_of
+from eval.sources import Folder, Function, Look
+from eval.subject import SAMPLES, Reconstructions, Samples, decoder_versions
+from hvdm import build
+from hvdm import config as configs
+from hvdm.build import Opened
+from hvdm.errors import UserError
+
+Say = Callable[[str], Any]
+Work = Extraction | Comparison
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is judged: a checkpoint of a run, or clips that came from anywhere."""
+
+    name: str
+    weights: str
+    opened: Opened | None = None
+    averaged: bool | None = None
+    """None where the run keeps no averages."""
+
+    @property
+    def run(self) -> str | None:
+        return str(self.opened.run) if self.opened else None
+
+    @property
+    def step(self) -> int | None:
+        return self.opened.step if self.opened else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One protocol's part of a request."""
+
+    request: Request
+    protocol: Protocol
+    subject: Subject
+    detector: Choice | None
+    works: Mapping[str, Work]
+    """`real` and `generated` for features, `rows` for comparisons clip by clip."""
+    fields: Mapping[str, Any]
+    asked: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.fields)
+
+
+def plans(request: Request, say: Say) -> list[Plan]:
+    """One for each protocol that is named, over the same two sets."""
+    protocols = [find(name, request.clips) for name in request.protocol.split(",")]
+    _check_words(request, protocols)
+    for protocol in protocols:
+        _detector(request, protocol)
+    opened = _opened(request)
+    return [_plan(request, protocol, opened, say) for protocol in protocols]
+
+
+def _check_words(request: Request, protocols: list[Protocol]) -> None:
+    if request.run is None and request.generated is None:
+        raise UserError("run= or generated= is missing; for example run=runs/tiny/hvdm_autoencoder")
+    if request.run is None and request.real is None:
+        needing = [p.full_name for p in protocols if p.kind != "inception"]
+        if needing:
+            raise UserError(f"real= is missing: {needing[0]} compares with real clips")
+    if request.run is None and request.steps is not None:
+        raise UserError(f"steps={request.steps}: nothing is sampled without a run")
+
+
+def _detector(request: Request, protocol: Protocol) -> Choice | None:
+    if protocol.kind == "reconstruction":
+        if request.detector is None:
+            return None
+        return detectors.choose(request.detector, "clips", "tf-reference", _folder(request))
+    name = request.detector or protocol.detector_default
+    assert name is not None
+    return detectors.choose(name, protocol.takes, protocol.way, _folder(request))
+
+
+def _folder(request: Request) -> Path:
+    return weights.folder_of(request.weights)
+
+
+def _opened(request: Request) -> Opened | None:
+    if request.run is None:
+        return None
+    opened = build.open_run(request.run, averaged=request.averaged, device=request.device)
+    then = opened.checkpoint.manifest.get("identity", {}).get("first_stage_weights")
+    if then is not None and then != build.first_stage_hash(opened.config):
+        raise UserError(
+            f"first_stage={opened.config.first_stage} has other weights now than when step "
+            f"{opened.step} of {opened.run} was trained on it; bring that checkpoint back"
+        )
+    return opened
+
+
+def _plan(request: Request, protocol: Protocol, opened: Opened | None, say: Say) -> Plan:
+    pair = pair_of(request, protocol, opened)
+    detector = _detector(request, protocol)
+    check_frames(protocol, detector, pair)
+    counts, there = counts_of(protocol, pair), pair.real.count() if pair.real else None
+    if there is not None and there < protocol.clips:
+        say(f"{protocol.full_name} asks for {protocol.clips} clips, real= has {there}: all used")
+    works = _works(request, protocol, pair, detector, counts)
+    return Plan(
+        request,
+        protocol,
+        _subject(request, opened, pair),
+        detector,
+        works,
+        _fields(protocol, pair, works, detector, request),
+        protocol.clips,
+        tuple(_remarks(request, protocol, pair, detector)),
+    )
+
+
+# Work and fingerprint
+
+
+def _works(
+    request: Request,
+    protocol: Protocol,
+    pair: Pair,
+    detector: Choice | None,
+    counts: Mapping[str, int],
+) -> dict[str, Work]:
+    look = Look(pair.frames, pair.stride, "first", "refuse", pair.size)
+    works: dict[str, Work] = {}
+    if protocol.kind == "reconstruction":
+        assert isinstance(pair.generated, Reconstructions)
+        folder = _folder(request)
+        works["rows"] = Comparison(
+            pair.generated, look, counts["generated"], protocol.block_of(counts["generated"]),
+            protocol.batch, None if lpips.available(folder) else str(folder), request.device,
+            pair.threads,
+        )  # fmt: skip
+    if detector is None:
+        return works
+    base = Extraction(
+        pair.generated,
+        replace(look, stride=1) if isinstance(pair.generated, Samples) else look,
+        detector,
+        clips=counts["generated"],
+        block=protocol.block_of(counts["generated"]),
+        batch=protocol.batch,
+        window=protocol.window,
+        device=request.device,
+        threads=pair.threads,
+    )
+    if pair.real is not None:
+        works["real"] = replace(
+            base,
+            source=pair.real,
+            look=_real_look(protocol, look),
+            clips=counts["real"],
+            block=protocol.block_of(counts["real"]),
+            shuffled=detector.takes == "clips" and not protocol.window,
+        )
+    works["generated"] = base
+    return works
+
+
+def _real_look(protocol: Protocol, look: Look) -> Look:
+    frames = protocol.window[0] if protocol.window else look.frames
+    return replace(look, frames=frames, start=protocol.start, short=protocol.short)
+
+
+def _fields(
+    protocol: Protocol,
+    pair: Pair,
+    works: Mapping[str, Work],
+    detector: Choice | None,
+    request: Request,
+) -> dict[str, Any]:
+    """All that a number depends on besides the model."""
+    made = detectors.make(detector, request.device) if detector else None
+    height, width = pair.size or (None, None)
+    rows, main = works.get("rows"), works["generated" if "generated" in works else "rows"]
+    return {
+        "protocol": protocol.full_name,
+        "kind": protocol.kind,
+        "clips": main.clips,
+        "real_clips": works["real"].clips if "real" in works else None,
+        "block": main.block,
+        "groups": protocol.groups,
+        "batch": protocol.batch,
+        "covariance": protocol.covariance,
+        "video": {
+            "frames": pair.frames, "stride": pair.stride, "height": height, "width": width,
+            "start": protocol.start, "short": protocol.short, "window": protocol.window,
+            "decoder": decoder_versions(), "resize": "crop, bilinear antialias",
+        },
+        "data": pair.real.identity() if pair.real else None,
+        "detector": made.fields() if made else None,
+        "lpips": rows.lpips and lpips.sha256(rows.lpips) if isinstance(rows, Comparison) else None,
+        "generated": {**_made(pair, request), "rounding": "uint8, nearest"},
+        "arithmetic": "float32 networks without TF32, float64 statistics",
+    }  # fmt: skip
+
+
+def _made(pair: Pair, request: Request) -> dict[str, Any]:
+    if pair.what == FOLDER:
+        seed = request.seed if isinstance(pair.generated, Function) else None
+        return {"what": pair.what, "seed": seed, "steps": None}
+    sampled = pair.what == SAMPLES
+    return {
+        "what": pair.what,
+        "seed": request.seed if sampled else None,
+        "steps": request.steps if sampled else None,
+        "sampled": request.what if sampled else None,
+        "options": dict(request.options) if sampled else None,
+    }
+
+
+def _subject(request: Request, opened: Opened | None, pair: Pair) -> Subject:
+    if opened is None:
+        name = str(request.generated).rstrip("/").rpartition("/")[2]
+        return Subject(name, configs.digest(pair.generated.identity()))
+    averaged = request.averaged if keeps_averages(opened.checkpoint) else None
+    return Subject(opened.run.name, opened.weights_hash, opened, averaged)
+
+
+def _remarks(
+    request: Request, protocol: Protocol, pair: Pair, detector: Choice | None
+) -> list[str]:
+    found = []
+    if isinstance(pair.generated, Folder) and (lossy := pair.generated.lossy()):
+        found.append(f"the generated clips went through a lossy codec ({lossy}): store png or npz")
+    if protocol.kind == "reconstruction" and (why := lpips.available(_folder(request))):
+        found.append(f"no LPIPS: {why}")
+    if protocol.kind == "reconstruction" and detector is None:
+        found.append("no R-FVD: detector=i3d adds it")
+    if detector and not detectors.find(detector.name).comparable:
+        found.append(f"not comparable with published numbers: {wanted(request, protocol)}")
+    return found
+
+
+def wanted(request: Request, protocol: Protocol) -> str:
+    """Which file would make a number comparable."""
+    name = protocol.detector_default or "i3d"
+    asked = detectors.KNOWN[name].weights
+    if asked is None:
+        return f"detector={name} would be"
+    file = weights.known(asked)
+    return (
+        f"detector={name} would be, with {file.file} ({file.expected}) from {file.url} in "
+        f"{_folder(request)}"
+    )

@@ -1,0 +1,166 @@
+"""The two sides of an evaluation, and what does not go together."""
+
+from dataclasses import dataclass
+
+from eval import detectors
+from eval.detectors import Choice
+from eval.extract import chosen
+from eval.protocol import Protocol, frames_of
+from eval.request import Request
+from eval.sources import Look, Shards, Source, source_of
+from eval.subject import (
+    RECONSTRUCTIONS,
+    SAMPLES,
+    Model,
+    Reconstructions,
+    Samples,
+    hold,
+    reconstructs,
+    samples,
+)
+from hvdm.build import Opened
+from hvdm.errors import UserError
+from hvdm.train.checkpoint import Checkpoint
+
+FOLDER = "clips"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both sides of a comparison, and how their clips are looked at."""
+
+    real: Source | None
+    generated: Source
+    what: str
+    stride: int
+    size: tuple[int, int] | None
+    frames: int | None
+    threads: int
+
+
+def keeps_averages(found: Checkpoint) -> bool:
+    return any(row.get("ema_updates") is not None for row in found.nets.values())
+
+
+def pair_of(request: Request, protocol: Protocol, opened: Opened | None) -> Pair:
+    real = source_of(request.real) if request.real else None
+    if opened is not None:
+        return _run_pair(request, protocol, opened, real)
+    assert request.generated is not None
+    if protocol.kind == "reconstruction":
+        raise UserError(f"protocol={protocol.full_name} needs run=: a model that encodes")
+    generated = source_of(request.generated, request.seed)
+    needs_real = protocol.kind != "inception"
+    if needs_real and real is not None and real.identity() == generated.identity():
+        raise UserError(f"real={request.real} and generated={request.generated}: the same clips")
+    frames = _shapes(request, protocol, real if needs_real else None, generated)
+    stride = request.stride or protocol.stride or 1
+    return Pair(
+        real if needs_real else None, generated, FOLDER, stride, request.size, frames, threads=1
+    )
+
+
+def _run_pair(request: Request, protocol: Protocol, opened: Opened, real: Source | None) -> Pair:
+    data, run = opened.config.data, opened.run
+    held_out = Shards(f"{str(data.path).rstrip('/')}/{data.held_out}")
+    if request.generated is not None:
+        raise UserError("run= and generated= are two answers to one question; give one of them")
+    model = Model(
+        str(run.absolute()),
+        opened.step,
+        opened.weights_hash,
+        request.averaged and keeps_averages(opened.checkpoint),
+        opened.checkpoint.manifest.get("identity", {}).get("first_stage_weights"),
+    )
+    hold(model, opened, request.device)
+    sampled = protocol.kind != "reconstruction" and samples(
+        opened, request.what, request.steps, request.options
+    )
+    if protocol.kind == "reconstruction":
+        _check_reconstructs(request, protocol, opened)
+    generated: Source = Reconstructions(model, held_out)
+    if sampled:
+        generated = Samples(model, request.seed, request.steps, request.what, request.options)
+    length = None if protocol.window or request.what != "clip" else data.frames
+    return Pair(
+        None if protocol.kind == "inception" else real or held_out,
+        generated,
+        SAMPLES if sampled else RECONSTRUCTIONS,
+        request.stride or data.stride,
+        (data.height, data.width),
+        _run_frames(request, protocol, opened, length),
+        opened.config.engine.threads,
+    )
+
+
+def _run_frames(
+    request: Request, protocol: Protocol, opened: Opened, length: int | None
+) -> int | None:
+    frames = frames_of(protocol, request.frames, length)
+    own = opened.config.data.frames
+    if length is not None and frames is not None and frames > own:
+        raise UserError(
+            f"protocol={protocol.full_name} is for clips with data.frames={frames}, and "
+            f"{opened.run} has {own}"
+        )
+    if protocol.window and request.what == "clip" and own < protocol.window[0]:
+        raise UserError(
+            f"protocol={protocol.full_name} looks through windows of {protocol.window[0]} frames, "
+            f"and the clips of {opened.run} have {own}"
+        )
+    return frames
+
+
+def _check_reconstructs(request: Request, protocol: Protocol, opened: Opened) -> None:
+    if not reconstructs(opened):
+        raise UserError(
+            f"protocol={protocol.full_name} needs an autoencoder, and {opened.config.recipe} does "
+            "not decode what it encodes; use protocol=fvd/tf-reference@1"
+        )
+    if request.steps is not None:
+        raise UserError(
+            f"steps={request.steps}: {protocol.full_name} samples nothing; leave it out"
+        )
+
+
+def _shapes(
+    request: Request, protocol: Protocol, real: Source | None, generated: Source
+) -> int | None:
+    """How many frames clips have, from the first of each side; refuses sizes that differ."""
+    look = Look(size=request.size)
+    first = {
+        name: source.read((chosen(source.count(), 1)[0],), look, request.device).videos[0].shape
+        for name, source in (("real", real), ("generated", generated))
+        if source is not None and source.count() != 0
+    }
+    sizes = {name: tuple(shape[1:3]) for name, shape in first.items()}
+    if len(set(sizes.values())) > 1:
+        both = " and ".join(f"{name} clips {h}x{w}" for name, (h, w) in sizes.items())
+        raise UserError(f"{both}: give size=HxW, and both sides are brought to it alike")
+    if protocol.window:
+        return request.frames
+    return frames_of(protocol, request.frames, first["generated"][0])
+
+
+def check_frames(protocol: Protocol, detector: Choice | None, pair: Pair) -> None:
+    if detector is None or detector.takes == "frames":
+        return
+    frames = protocol.window[0] if protocol.window else pair.frames
+    least = detectors.find(detector.name).least_frames
+    if frames is not None and frames < least:
+        raise UserError(
+            f"detector={detector.name} needs clips of at least {least} frames, and these have "
+            f"{frames}; use longer clips or another detector"
+        )
+
+
+def counts_of(protocol: Protocol, pair: Pair) -> dict[str, int]:
+    """Clips of each side: what the protocol asks for, as far as they are there."""
+    there = pair.real.count() if pair.real else None
+    real = min(there, protocol.clips) if there is not None else protocol.clips
+    made = pair.generated.count()
+    generated = real if made is None else min(made, protocol.clips)
+    for name, count in (("real", real), ("generated", generated)):
+        if count < 2 and (name == "generated" or pair.real):
+            raise UserError(f"{name} set: {count} clip there, and a spread needs at least 2")
+    return {"real": real, "generated": generated}

@@ -1,0 +1,111 @@
+"""Blocks of features on disk: written whole, read one at a time, found again by their key."""
+
+import os
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eval.extract import Arrays, Payload
+from eval.statistics import Floats, Moments, merge, moments
+from eval.weights import cache_folder
+
+Groups = list[list[int]]
+
+
+class Store:
+    """The blocks of one extraction. A block that is written again replaces itself."""
+
+    def __init__(self, key: str, blocks: int, folder: Path | None = None) -> None:
+        self.key, self.blocks = key, blocks
+        self.folder = (folder or cache_folder() / "features") / key[:32]
+
+    def missing(self) -> list[int]:
+        """Numbers of blocks that are not there, or not whole; damaged ones are removed."""
+        return [number for number in range(self.blocks) if not self._whole(number)]
+
+    def _whole(self, number: int) -> bool:
+        path = self._path(number)
+        if not path.is_file():
+            return False
+        try:
+            self.read(number)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            path.unlink()
+            return False
+        return True
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"block-{number:06d}.npz"
+
+    def put(self, payload: Payload) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # a name of its own: another job may write the same block, with the same bytes
+        part = self.folder / f".part-{payload.number:06d}-{os.getpid()}.npz"
+        np.savez(part, **payload.arrays)  # type: ignore[arg-type]
+        part.replace(self._path(payload.number))
+
+    def read(self, number: int) -> Arrays:
+        with np.load(self._path(number), allow_pickle=False) as found:
+            return {name: found[name] for name in found.files}
+
+    def _member(self, number: int, name: str) -> npt.NDArray[Any] | None:
+        with np.load(self._path(number), allow_pickle=False) as found:
+            return found[name] if name in found.files else None
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # What is in it
+
+    def sizes(self) -> list[int]:
+        """Clips of each block."""
+        return [len(self.keys_of(number)) for number in range(self.blocks)]
+
+    def keys_of(self, number: int) -> list[str]:
+        keys = self._member(number, "keys")
+        return [] if keys is None else [str(key) for key in keys]
+
+    def clips(self) -> int:
+        return sum(self.sizes())
+
+    def short(self) -> int:
+        """Clips that were left out because they were too short."""
+        found = (self._member(number, "short") for number in range(self.blocks))
+        return sum(int(count) for count in found if count is not None)
+
+    def layers(self) -> list[str]:
+        return sorted(self.read(0)) if self.blocks else []
+
+    def preview(self) -> npt.NDArray[np.uint8] | None:
+        return self._member(0, "preview")
+
+    def groups(self, most: int) -> Groups:
+        """Blocks that hold clips, in at most so many runs of neighbours."""
+        full = [number for number, size in enumerate(self.sizes()) if size]
+        count = min(most, len(full))
+        runs: Groups = [[] for _ in range(count)]
+        for rank, number in enumerate(full):
+            runs[rank * count // len(full)].append(number)
+        return runs
+
+    def rows(self, layer: str, numbers: list[int]) -> Floats:
+        """Features of some blocks, in float64."""
+        parts = [self._member(number, layer) for number in numbers]
+        return np.concatenate([part for part in parts if part is not None]).astype(np.float64)
+
+    def moments(self, layer: str, groups: Groups) -> Mapping[int, Moments]:
+        """Of each group, folded block by block: no more than a block is in memory besides."""
+        return {k: self._fold(layer, numbers) for k, numbers in enumerate(groups)}
+
+    def _fold(self, layer: str, numbers: list[int]) -> Moments:
+        whole: Moments | None = None
+        for number in numbers:
+            part = moments(self.rows(layer, [number]))
+            whole = part if whole is None else merge(whole, part)
+        assert whole is not None
+        return whole
