@@ -26,6 +26,18 @@ _WHERE = (
 
 _ALL = (
     Verb(
+        "demo",
+        "clips, shards, two models, samples, an evaluation and a report, in minutes on two cores",
+        "launcher.demo:demo",
+        (
+            ("out=DIR", "where to; default runs/demo. What is there already is used"),
+            ("steps=N", "train both models for N steps only"),
+            ("clips=N", "evaluate N clips only"),
+            ("--json", "the three figures and where everything lies; progress goes to stderr"),
+        ),
+        ("demo", "demo out=/tmp/demo", "demo out=/tmp/quick steps=4 clips=4"),
+    ),
+    Verb(
         "train",
         "trains a run, or goes on with it: the same command resumes",
         "launcher.commands:train",
@@ -248,7 +260,7 @@ _ALL = (
         "videos or pictures become shards; killed and started again, it goes on",
         "launcher.data:shard",
         (
-            ("source=WHERE", "a folder, a glob, or a list: .txt, .csv, .jsonl with captions, labels"),
+            ("source=WHERE", "a folder, a glob, or a list (.txt, .csv, .jsonl: captions, labels)"),
             ("out=DIR", "the data set; new sources append new shards to it"),
             ("layout=NAME", "ucf101, skytimelapse, taichi-hd, celeba, cifar10: official splits"),
             ("mode=clips|full|images", "cut at scene changes; whole videos as they are; pictures"),
@@ -321,7 +333,7 @@ _ALL = (
         "data merge",
         "several data sets as one; equal keys are refused",
         "launcher.data:merge",
-        (("A B …", "the data sets"), ("out=DIR", "where to"), ("workers=N", "processes; default 1")),
+        (("A B …", "the data sets"), ("out=DIR", "where to"), ("workers=N", "processes")),
         ("data merge datasets/a datasets/b out=datasets/both",),
     ),
     Verb(
@@ -342,7 +354,7 @@ _ALL = (
             ("stride=N", "between the first frames of two latents; default a clip's length"),
             ("workers=N, or cluster=local|existing", "processes, or a Ray cluster"),
         ),
-        ("data encode datasets/shapes out=datasets/latents first_stage=runs/tiny/hvdm_autoencoder",),
+        ("data encode datasets/shapes out=datasets/latents first_stage=runs/autoencoder",),
     ),
 )
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from hvdm import dist
 from hvdm.errors import RunError, UserError
@@ -72,6 +72,32 @@ def save(
             f"checkpoint of step {step} was not written to {final.parent}: {problems[0]}; "
             "make room or mend the folder, then run the same command again"
         )
+    return final
+
+
+def save_weights(
+    run: Path, step: int, nets: Mapping[str, nn.Module], extra: Mapping[str, Any]
+) -> Path:
+    """Weights alone, by one process: there is neither an optimizer's state nor an average."""
+    final = run / "checkpoints" / name_of(step)
+    part = final.with_name(f".part-{final.name}")
+    _clear(part)
+    files, rows = {}, {}
+    for name, net in nets.items():
+        path = part / f"{name}.rank00000.safetensors"
+        parameters, buffers = dict(net.named_parameters()), dict(net.named_buffers())
+        tensors = {f"master/{n}@0": p.detach().flatten() for n, p in parameters.items()}
+        save_file(tensors | {f"buffer/{n}@0": b.flatten() for n, b in buffers.items()}, path)
+        files[path.name] = seal(path)
+        rows[name] = {
+            "parameters": {n: list(p.shape) for n, p in parameters.items()},
+            "buffers": {n: list(b.shape) for n, b in buffers.items()},
+            "optimizer": None,
+            "optimizer_steps": 0,
+            "ema_updates": None,
+        }
+    head = {"format": FORMAT, "step": step, "time": time.time(), "world": 1}
+    _commit(part, final, {**head, "nets": rows, "files": files, **extra})
     return final
 
 
