@@ -1,14 +1,11 @@
 """A data set of rendered clips: `hvdm data synthetic`."""
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from data_tools.h264 import encode_h264
 from data_tools.writer import Sample, commit_folder, part_folder, shard_name, write_shard
 from hvdm import rng
 from hvdm.data.schema import (
@@ -21,13 +18,12 @@ from hvdm.data.schema import (
     write_manifest,
 )
 from hvdm.data.shards import check_sizes
-from hvdm.data.synthetic import CLASSES, dissimilarity, render
+from hvdm.data.similarity import dissimilarity
+from hvdm.data.synthetic import CLASSES, render
 from hvdm.errors import UserError
 
 GENERATOR = "synthetic"
 GENERATOR_VERSION = 1
-GROUP = 8
-"""Frames between keyframes: random windows start soon after one."""
 
 
 @dataclass(frozen=True)
@@ -190,49 +186,3 @@ def render_sample(look: Look, split: str, index: int) -> Sample:
     }
     parts = {"json": canonical(about), "mp4": encode_h264(clip.video, look.fps)}
     return Sample(f"{split}-{index:08d}", parts)
-
-
-def encode_h264(video: npt.NDArray[np.uint8], fps: int, crf: int = 16) -> bytes:
-    """An mp4 whose bytes depend on the frames alone; x264's depend on its thread count too."""
-    import av
-
-    options = {
-        "crf": str(crf),
-        "g": str(GROUP),
-        "bf": "0",
-        "sc_threshold": "0",
-        "threads": "1",
-        "x264-params": "open-gop=0",
-    }
-    # To put the index at the front, the muxer reads its own file again, so it needs a real one.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "clip.mp4"
-        with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
-            stream = container.add_stream("libx264", rate=fps, options=options)
-            stream.height, stream.width, stream.pix_fmt = video.shape[1], video.shape[2], "yuv420p"
-            for pixels in video:
-                frame = av.VideoFrame.from_ndarray(to_yuv420(pixels), format="yuv420p")
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-        return path.read_bytes()
-
-
-def to_yuv420(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """`H W 3` as planes `3H/2 W` (BT.601, limited range).
-
-    Left to the encoder, the conversion read memory beyond small frames: equal frames gave unequal
-    bytes, depending on what the process had encoded before.
-    """
-    weights = np.array(
-        [
-            [65.481, 128.553, 24.966],
-            [-37.797, -74.203, 112.0],
-            [112.0, -93.786, -18.214],
-        ]
-    )
-    height, width, _ = rgb.shape
-    planes = (rgb[..., None, :] * weights).sum(-1) / 255 + (16, 128, 128)
-    luma = planes[..., 0].reshape(height, width)
-    chroma = planes[..., 1:].reshape(height // 2, 2, width // 2, 2, 2).mean((1, 3))
-    flat = np.concatenate([luma.ravel(), chroma[..., 0].ravel(), chroma[..., 1].ravel()])
-    return flat.round().clip(0, 255).astype(np.uint8).reshape(height * 3 // 2, width)

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from data_tools.progress import shown, tick
 from hvdm.data.decode import CannotDecode
 from hvdm.data.rows import about_of, read_media
 from hvdm.data.schema import MANIFEST, DamagedSample, Entry, Shard, read_index, read_manifest
@@ -72,12 +74,13 @@ class Job:
     split: str
     shard: Shard
     decode: bool
+    ticks: str | None = None
 
 
 Run = Callable[[Callable[[Job], ShardReport], Iterable[Job]], Iterable[ShardReport]]
 
 
-def verify(folder: str | Path, decode: bool = True, run: Run = map) -> Report:
+def verify(folder: str | Path, decode: bool = True, run: Run = map, quiet: bool = True) -> Report:
     """Looks through a data set or one split of it; one shard is one job of `run`."""
     folder = Path(folder)
     jobs: list[Job] = []
@@ -90,7 +93,11 @@ def verify(folder: str | Path, decode: bool = True, run: Run = map) -> Report:
             continue
         damage += _doubles(split.name, manifest.shards) + _strangers(split, manifest.shards)
         jobs += [Job(str(split), split.name, shard, decode) for shard in manifest.shards]
-    reports = tuple(run(verify_shard, jobs))
+    with tempfile.TemporaryDirectory() as ticks:
+        path = Path(ticks) / "lines"
+        with shown(path, "looked through shards", len(jobs), quiet):
+            jobs = [replace(job, ticks=str(path)) for job in jobs]
+            reports = tuple(run(verify_shard, jobs))
     found = (one for report in reports for one in report.damage)
     return Report(str(folder), decode, reports, (*damage, *found))
 
@@ -122,14 +129,18 @@ def _strangers(folder: Path, shards: tuple[Shard, ...]) -> list[Damage]:
 
 
 def verify_shard(job: Job) -> ShardReport:
-    """One shard: its size and hash, its index, and every sample in it."""
+    """One shard: its size and hash, its index, and the samples in it.
+
+    Without decoding, samples are looked at only where the shard's hash says that there is a reason.
+    """
     frames = 0
     damage = [Damage(job.split, job.shard.name, None, what) for what in _file_problems(job)]
-    for key, count, what in _samples(job):
+    for key, count, what in _samples(job, every=job.decode or bool(damage)):
         frames += count
         if what:
             damage.append(Damage(job.split, job.shard.name, key, what))
     shard = job.shard
+    tick(job.ticks, shard.samples, shard.bytes, len(damage))
     return ShardReport(job.split, shard.name, shard.samples, shard.bytes, frames, tuple(damage))
 
 
@@ -148,7 +159,7 @@ def _file_problems(job: Job) -> Iterator[str]:
         yield f"shard {path} has another sha256 than the manifest"
 
 
-def _samples(job: Job) -> Iterator[tuple[str | None, int, str | None]]:
+def _samples(job: Job, every: bool) -> Iterator[tuple[str | None, int, str | None]]:
     """Key, frames decoded and what is wrong, for each sample."""
     path = Path(job.folder) / job.shard.name
     try:
@@ -157,8 +168,9 @@ def _samples(job: Job) -> Iterator[tuple[str | None, int, str | None]]:
         yield None, 0, str(error)
         return
     if not path.is_file():
+        yield from ((entry.key, 0, "is lost with its shard") for entry in entries)
         return
-    for entry in entries:
+    for entry in entries if every else ():
         try:
             yield entry.key, _sample_frames(path, entry, job.decode), None
         except DamagedSample as error:

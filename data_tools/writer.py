@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -34,11 +35,18 @@ def shard_name(number: int) -> str:
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> Shard:
-    """Writes a tar and its index. `path` lies in a folder that is renamed when all is written."""
-    ranges = _write_tar(path, samples)
-    digest, entries = _hash_ranges(path, ranges)
-    index = index_bytes(entries)
-    atomic_write(index_path(path.parent, path.name), index)
+    """Writes a tar and its index; the tar has its name only when it is whole and on the disk."""
+    # Two writers of one shard, of a job and of one that was killed, must not share a file.
+    part = path.with_name(f".part-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    try:
+        ranges = _write_tar(part, samples)
+        digest, entries = _hash_ranges(part, ranges)
+        index = index_bytes(entries)
+        atomic_write(index_path(path.parent, path.name), index)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    sync_folder(path.parent)
     return Shard(path.name, path.stat().st_size, digest, len(entries), sha256_of(index))
 
 

@@ -95,7 +95,7 @@ def sync_folder(folder: Path) -> None:
 
 def atomic_write(path: Path, data: bytes) -> None:
     """The file is there whole or not at all."""
-    part = path.with_name(f".part-{path.name}")
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
     with open(part, "wb") as file:
         file.write(data)
         file.flush()

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from hvdm.data.synthetic import CLASSES, dissimilarity, render
+from hvdm.data.similarity import dissimilarity
+from hvdm.data.synthetic import CLASSES, render
 
 
 def test_a_clip_is_a_function_of_seed_and_index() -> None:

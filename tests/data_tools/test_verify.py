@@ -78,6 +78,7 @@ def test_missing_and_strange_files_are_found(copy: Path) -> None:
         ("test", "manifest.json", None),
         ("train", "other.tar", None),
         ("train", "shard-000000.tar", None),
+        *(("train", "shard-000000.tar", f"train-0000000{n}") for n in range(3)),
         ("train", "shard-000001.tar", None),
     ]
 

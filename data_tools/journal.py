@@ -1,0 +1,89 @@
+"""What a sharding job has finished: an entry appears whole, after what it speaks of.
+
+journal/job.json               what was asked for
+journal/probes/ab/ab….json     what was found in a source
+journal/part-000/train-000000.json   a shard that is written
+journal/part-000/done.json     the sources of a part of the data set that is complete
+"""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hvdm.data.schema import atomic_write, canonical
+from hvdm.errors import UserError
+
+
+class Journal:
+    def __init__(self, out: Path) -> None:
+        self.folder = out / "journal"
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """One job at a time; the kernel lets go when the process dies."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / ".lock", "a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another job is sharding into {self.folder.parent}; wait for it or stop it"
+                ) from None
+            yield
+
+    def same_job(self, asked: Mapping[str, Any]) -> None:
+        """A job goes on only with the settings that it began with."""
+        path = self.folder / "job.json"
+        before = read(path)
+        if before is None:
+            write(path, asked)
+        elif canonical(before) != canonical(asked):
+            changed = sorted(k for k in {*before, *asked} if before.get(k) != asked.get(k))
+            was = " ".join(f"{key}={before.get(key)}" for key in changed)
+            raise UserError(
+                f"{self.folder.parent} was begun with {was}; set it back, or give another out=DIR"
+            )
+
+    def probe_path(self, *identity: Any) -> Path:
+        name = hashlib.sha256(canonical(identity)).hexdigest()[:32]
+        return self.folder / "probes" / name[:2] / f"{name}.json"
+
+    def shard_path(self, part: int, split: str, number: int) -> Path:
+        return self._part(part) / f"{split}-{number:06d}.json"
+
+    def done(self) -> list[dict[str, Any]]:
+        """What each complete part of the data set holds."""
+        found: list[dict[str, Any]] = []
+        while (entry := read(self._part(len(found)) / "done.json")) is not None:
+            found.append(entry)
+        return found
+
+    def finish(self, part: int, entry: Mapping[str, Any]) -> None:
+        write(self._part(part) / "done.json", entry)
+
+    def _part(self, part: int) -> Path:
+        return self.folder / f"part-{part:03d}"
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return content
+
+
+def write(path: Path, entry: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, canonical(entry))
+
+
+def remove_parts(folder: Path) -> None:
+    """Files that a killed job had begun."""
+    for path in folder.rglob(".part-*"):
+        if path.is_file():
+            path.unlink(missing_ok=True)

@@ -1,0 +1,214 @@
+"""The same samples in other shards: reshard, merge, and what differs between two data sets."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from data_tools.progress import shown, tick
+from data_tools.summary import split_folders
+from data_tools.writer import Sample, commit_folder, part_folder, shard_name, write_shard
+from hvdm.data.schema import (
+    VERSION,
+    Manifest,
+    Shard,
+    manifest_hash,
+    read_index,
+    read_manifest,
+    write_manifest,
+)
+from hvdm.data.shards import ShardReader
+from hvdm.errors import UserError
+
+Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A sample: the folder of its split, its shard and its number there, its key."""
+
+    folder: str
+    shard: int
+    sample: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Copying:
+    """One shard to write from samples that lie elsewhere."""
+
+    folder: str
+    number: int
+    places: tuple[Place, ...]
+    ticks: str
+
+
+def reshard(
+    source: str | Path,
+    out: str | Path,
+    per_shard: int = 256,
+    seed: int | None = None,
+    run: Run = map,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """The samples in shards of another length; with a seed, in another order."""
+    folders = split_folders(Path(source))
+    wanted = {folder.name: _ordered(_places(folder), seed) for folder in folders}
+    made_from = {folder.name: [manifest_hash(read_manifest(folder))] for folder in folders}
+    about = {"generator": "reshard", "arguments": {"per_shard": per_shard, "seed": seed}}
+    return _write(Path(out), wanted, per_shard, about, made_from, run, quiet)
+
+
+def merge(
+    sources: Sequence[str | Path], out: str | Path, run: Run = map, quiet: bool = True
+) -> dict[str, Any]:
+    """Several data sets as one, split by split, in shards as long as the longest of theirs."""
+    wanted: dict[str, list[Place]] = {}
+    made_from: dict[str, list[str]] = {}
+    longest = 1
+    for source in sources:
+        for folder in split_folders(Path(source)):
+            manifest = read_manifest(folder)
+            wanted.setdefault(folder.name, []).extend(_places(folder))
+            made_from.setdefault(folder.name, []).append(manifest_hash(manifest))
+            longest = max([longest, *(shard.samples for shard in manifest.shards)])
+    for split, places in wanted.items():
+        _refuse_doubles(split, places)
+    return _write(Path(out), wanted, longest, {"generator": "merge"}, made_from, run, quiet)
+
+
+def _places(folder: Path) -> list[Place]:
+    manifest = read_manifest(folder)
+    return [
+        Place(str(folder.absolute()), number, sample, entry.key)
+        for number, shard in enumerate(manifest.shards)
+        for sample, entry in enumerate(read_index(folder, shard))
+    ]
+
+
+def _ordered(places: list[Place], seed: int | None) -> list[Place]:
+    if seed is None:
+        return places
+    return sorted(places, key=lambda p: hashlib.sha256(f"{seed}:{p.key}".encode()).digest())
+
+
+def _refuse_doubles(split: str, places: Sequence[Place]) -> None:
+    counts = Counter(place.key for place in places)
+    twice = [key for key, count in counts.items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{len(twice)} keys of split {split!r} are in more than one of the data sets, such as "
+            f"{twice[0]}; `hvdm data diff` lists them"
+        )
+
+
+def _write(
+    out: Path,
+    wanted: Mapping[str, Sequence[Place]],
+    per_shard: int,
+    about: Mapping[str, Any],
+    made_from: Mapping[str, Sequence[str]],
+    run: Run,
+    quiet: bool,
+) -> dict[str, Any]:
+    if per_shard < 1:
+        raise UserError(f"per_shard={per_shard} is below 1")
+    if out.exists():
+        raise UserError(f"{out} exists; give another out=DIR, or remove it")
+    part = part_folder(out)
+    ticks = part / "progress.lines"
+    jobs = {split: _jobs(part, split, wanted[split], per_shard, ticks) for split in wanted}
+    every = [job for own in jobs.values() for job in own]
+    with shown(ticks, "wrote shards", len(every), quiet):
+        shards = iter(list(run(copy_shard, every)))
+    for split, own in jobs.items():
+        written: tuple[Shard, ...] = tuple(next(shards) for _ in own)
+        provenance = {**about, "version": 1, "from": list(made_from[split])}
+        provenance |= _kept(wanted[split])
+        total = sum(shard.samples for shard in written)
+        write_manifest(part / split, Manifest(VERSION, split, total, written, provenance))
+    commit_folder(part, out)
+    return {"folder": str(out), "clips": {split: len(places) for split, places in wanted.items()}}
+
+
+def _kept(places: Sequence[Place]) -> dict[str, Any]:
+    """What later tools look for: the first stage that made latents; it has to be one."""
+    folders = sorted({place.folder for place in places})
+    stages = [read_manifest(folder).provenance.get("first_stage") for folder in folders]
+    if any(stage != stages[0] for stage in stages):
+        raise UserError("these latents were made by different first stages; encode them anew")
+    return {"first_stage": stages[0]} if stages and stages[0] else {}
+
+
+def _jobs(
+    part: Path, split: str, places: Sequence[Place], per_shard: int, ticks: Path
+) -> list[Copying]:
+    folder = part / split
+    folder.mkdir()
+    count = -(-len(places) // per_shard)
+    edges = [round(number * len(places) / count) for number in range(count + 1)] if count else []
+    return [
+        Copying(str(folder), number, tuple(places[a:b]), str(ticks))
+        for number, (a, b) in enumerate(zip(edges, edges[1:], strict=False))
+    ]
+
+
+def copy_shard(job: Copying) -> Shard:
+    """Every sample is checked against its hash on the way."""
+    shard = write_shard(Path(job.folder) / shard_name(job.number), _samples(job))
+    tick(job.ticks, shard.samples, shard.bytes)
+    return shard
+
+
+def _samples(job: Copying) -> Iterator[Sample]:
+    for place in job.places:
+        yield Sample(place.key, _reader(place.folder).sample(place.shard, place.sample))
+
+
+@lru_cache(maxsize=16)
+def _reader(folder: str) -> ShardReader:
+    return ShardReader(folder, read_manifest(folder))
+
+
+def diff(a: str | Path, b: str | Path) -> dict[str, Any]:
+    """For each split: samples of one alone, of both, and those that are not the same."""
+    left, right = ({folder.name: folder for folder in split_folders(Path(x))} for x in (a, b))
+    found = {}
+    for split in sorted({*left, *right}):
+        ours, theirs = _contents(left.get(split)), _contents(right.get(split))
+        both = ours.keys() & theirs.keys()
+        found[split] = {
+            "only_first": sorted(ours.keys() - theirs.keys()),
+            "only_second": sorted(theirs.keys() - ours.keys()),
+            "changed": sorted(key for key in both if ours[key] != theirs[key]),
+            "same": sum(1 for key in both if ours[key] == theirs[key]),
+        }
+    different = ("only_first", "only_second", "changed")
+    equal = not any(one[kind] for one in found.values() for kind in different)
+    return {"equal": equal, "splits": found}
+
+
+def _contents(folder: Path | None) -> dict[str, str]:
+    """The hash of each sample by key; equal samples are equal bytes, headers included."""
+    if folder is None:
+        return {}
+    return {
+        entry.key: entry.sha256
+        for shard in read_manifest(folder).shards
+        for entry in read_index(folder, shard)
+    }
+
+
+def text(answer: Mapping[str, Any]) -> str:
+    lines = ["the same samples" if answer["equal"] else "not the same samples"]
+    for split, one in answer["splits"].items():
+        lines.append(
+            f"{split}: {one['same']} the same, {len(one['changed'])} changed, "
+            f"{len(one['only_first'])} only in the first, {len(one['only_second'])} in the second"
+        )
+        for kind in ("changed", "only_first", "only_second"):
+            lines += [f"  {kind}: {key}" for key in one[kind][:10]]
+    return "\n".join(lines)

@@ -1,0 +1,186 @@
+"""What there is to shard: folders, globs, lists with captions and labels, known layouts."""
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from hvdm.errors import UserError, closest
+
+VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One source. Its name is stable: where it lies may change, what it is called may not."""
+
+    name: str
+    path: str
+    kind: Literal["video", "frames", "image"]
+    label: int = -1
+    class_name: str | None = None
+    caption: str | None = None
+    split: str | None = None
+    members: tuple[str, ...] = ()
+    member: tuple[str, int] | None = None
+
+    @property
+    def key(self) -> str:
+        """A sample key: letters, digits, '_' and '-', the same for the same name."""
+        stem = self.name.rsplit(".", 1)[0]
+        plain = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in stem)
+        short = plain[-48:].lstrip("_-") or "x"
+        return f"{short}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}"
+
+
+def find(source: str, images: bool, layout: str | None = None) -> list[Item]:
+    """The sources, sorted by name; a name that comes twice is refused."""
+    if layout is not None:
+        from data_tools.layouts import LAYOUTS
+
+        if layout not in LAYOUTS:
+            raise UserError(f"layout={layout!r} is not known; {closest(layout, LAYOUTS)}")
+        items: Iterable[Item] = LAYOUTS[layout](_existing(source))
+    elif any(character in source for character in "*?["):
+        root = _root_of(source)
+        items = _plain(root.glob(str(Path(source).relative_to(root))), root, images)
+    else:
+        items = _from_path(_existing(source), images)
+    found = sorted(items, key=lambda item: item.name)
+    _check_names(found, source, images)
+    return found
+
+
+def _existing(source: str) -> Path:
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"source={source}: there is no such file or folder")
+    return path
+
+
+def _from_path(path: Path, images: bool) -> Iterable[Item]:
+    if path.is_dir():
+        return _plain(path.rglob("*"), path, images)
+    suffix = path.suffix.lower()
+    if suffix in (VIDEOS if not images else PICTURES):
+        return _plain([path], path.parent, images)
+    if suffix in READERS:
+        return _from_list(path, READERS[suffix](path), images)
+    raise UserError(f"source={path}: expected a folder, a video, or a list (.txt, .csv, .jsonl)")
+
+
+def _root_of(pattern: str) -> Path:
+    """The folder before the first wildcard."""
+    parts = Path(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if any(c in part for c in "*?["))
+    return Path(*parts[:fixed]) if fixed else Path()
+
+
+def _plain(paths: Iterable[Path], root: Path, images: bool) -> Iterable[Item]:
+    suffixes = PICTURES if images else VIDEOS
+    kind: Literal["image", "video"] = "image" if images else "video"
+    for path in paths:
+        if path.suffix.lower() in suffixes and path.is_file():
+            yield Item(path.relative_to(root).as_posix(), str(path.absolute()), kind)
+
+
+def _check_names(items: list[Item], source: str, images: bool) -> None:
+    if not items:
+        kinds = ", ".join(PICTURES if images else VIDEOS)
+        raise UserError(f"source={source}: nothing to shard there; looked for {kinds}")
+    for before, after in zip(items, items[1:], strict=False):
+        if before.name == after.name:
+            raise UserError(f"source={source}: {after.name} comes twice")
+
+
+# Lists
+
+Entries = list[dict[str, Any]]
+
+
+def _read_txt(path: Path) -> Entries:
+    lines = path.read_text().splitlines()
+    return [{"path": line.strip()} for line in lines if line.strip()]
+
+
+def _read_csv(path: Path) -> Entries:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _read_jsonl(path: Path) -> Entries:
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON lines ({error})") from None
+
+
+READERS: Mapping[str, Callable[[Path], Entries]] = {
+    ".txt": _read_txt,
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+}
+
+
+def _from_list(path: Path, entries: Entries, images: bool) -> Iterable[Item]:
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, dict) or not entry.get("path"):
+            raise UserError(f"{path}, entry {number}: 'path' is missing")
+        yield _listed(path, number, entry, images)
+
+
+def _listed(path: Path, number: int, entry: Mapping[str, Any], images: bool) -> Item:
+    file = Path(entry["path"])
+    file = file if file.is_absolute() else path.parent / file
+    label = entry.get("label")
+    if label not in (None, "") and not str(label).lstrip("-").isdigit():
+        raise UserError(f"{path}, entry {number}: label {label!r} is no whole number")
+    item = Item(str(entry["path"]), str(file.absolute()), "image" if images else "video")
+    return replace(
+        item,
+        label=-1 if label in (None, "") else int(str(label)),
+        class_name=entry.get("class") or None,
+        caption=entry.get("caption") or None,
+        split=entry.get("split") or None,
+    )
+
+
+# Pictures
+
+
+def read_bytes(item: Item) -> bytes:
+    """The file of a picture; one out of an archive becomes a PNG."""
+    if item.member is None:
+        return Path(item.path).read_bytes()
+    from data_tools.layouts import cifar_pixels
+
+    return png(cifar_pixels(item.path, *item.member))
+
+
+def png(pixels: Any) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def changed(item: Item) -> tuple[int, int]:
+    """Size and time of a source, or -1: what says whether it is still what was probed."""
+    try:
+        stats = [Path(path).stat() for path in item.members or (item.path,)]
+    except OSError:
+        return -1, -1
+    return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
+
+
+def natural(path: Path) -> tuple[Any, ...]:
+    """Frames in the order of their numbers: 9 comes before 10."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", path.stem)
+    return tuple((1, int(part)) if part.isdecimal() else (0, part) for part in parts)

@@ -1,0 +1,78 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_tools.encode import encode, stage_of
+from data_tools.rearrange import reshard
+from data_tools.verify import verify
+from hvdm import build, run
+from hvdm.config import DataConfig, RunConfig
+from hvdm.data.loader import ClipSpec, Loader
+from hvdm.data.schema import read_manifest
+from hvdm.errors import UserError
+from launcher import compose
+
+
+@pytest.fixture(scope="module")
+def stage(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """An autoencoder after one step."""
+    folder = tmp_path_factory.mktemp("stage")
+    return trained(shapes, folder / "run", seed=0)
+
+
+def trained(shapes: Path, folder: Path, seed: int) -> RunConfig:
+    overrides = [
+        f"run={folder}", f"data.path={shapes}", "cluster=inline", "steps=1", f"seed={seed}",
+        "data.frames=8", "data.height=16", "data.width=16", "batch=2", "micro_batch=2",
+        "model.width=16", "model.depth=1", "log.tensorboard=false",
+    ]  # fmt: skip
+    config = compose.run_config("tiny/hvdm_autoencoder", overrides)
+    run.train(config, sinks=())
+    return config
+
+
+def test_latents_are_what_the_first_stage_gives(
+    stage: RunConfig, shapes: Path, tmp_path: Path
+) -> None:
+    made = encode(shapes, tmp_path / "latents", stage.run)
+    assert made["clips"] == {"train": 40, "test": 12} and verify(tmp_path / "latents", False).ok
+    manifest = read_manifest(tmp_path / "latents/train")
+    assert manifest.provenance["first_stage"]["weights"] == stage_of(stage.run).weights
+    opened = build.open_run(stage.run)
+    with Loader(tmp_path / "latents/train", ClipSpec(8, 16, 16)) as latents:
+        found = latents.sequential([0, 1])
+    with Loader(shapes / "train", ClipSpec(8, 16, 16)) as clips:
+        original = clips.sequential([0, 1])
+    with torch.no_grad():
+        expected = opened.recipe.encode(opened.nets, original.video)  # type: ignore[attr-defined]
+    assert torch.allclose(found["latent"], expected, atol=1e-5)
+    assert found["label"].tolist() == original["label"].tolist()
+    assert np.allclose(found["motion"], original["motion"])
+    encode(shapes, tmp_path / "again", stage.run)
+    reshard(tmp_path / "again", tmp_path / "kept", per_shard=7)
+    again = read_manifest(tmp_path / "again/train")
+    assert again == manifest
+    kept = read_manifest(tmp_path / "kept/train").provenance
+    assert kept["first_stage"] == manifest.provenance["first_stage"]
+
+
+def test_latents_of_other_weights_are_refused(
+    stage: RunConfig, shapes: Path, tmp_path: Path
+) -> None:
+    encode(shapes, tmp_path / "latents", stage.run)
+    other = trained(shapes, tmp_path / "other", seed=1)
+    data: DataConfig = replace(stage.data, path=str(tmp_path / "latents"))
+    build.build_loader(replace(stage, data=data, first_stage=stage.run), "train").close()
+    for wrong in (other.run, None):
+        with pytest.raises(UserError, match=r"were made by weights \w{12}, first_stage="):
+            build.build_loader(replace(stage, data=data, first_stage=wrong), "train")
+
+
+def test_wrong_requests_are_refused(stage: RunConfig, shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="exists"):
+        encode(shapes, shapes, stage.run)
+    with pytest.raises(UserError, match="is no run folder"):
+        encode(shapes, tmp_path / "x", str(tmp_path / "none"))

@@ -1,0 +1,169 @@
+import io
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_tools.settings import Settings
+from data_tools.shard import shard
+from data_tools.sources import find
+from data_tools.verify import verify
+from hvdm.data.loader import ClipSpec, Loader
+from hvdm.errors import UserError
+from tests.data_tools import videos
+
+SMALL = Settings(size=32, clip_frames=16, min_frames=8, per_shard=4, test=0.0)
+
+
+def picture(seed: int) -> bytes:
+    random = np.random.default_rng(seed)
+    return videos.png(random.integers(0, 256, (20, 24, 3), dtype=np.uint8))
+
+
+def test_ucf101_has_its_classes_and_official_split(tmp_path: Path) -> None:
+    lists = tmp_path / "ucfTrainTestlist"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("1 Archery\n2 Biking\n")
+    (lists / "trainlist01.txt").write_text("Archery/v_a_g01.avi 1\nBiking/v_b_g01.avi 2\n")
+    (lists / "testlist01.txt").write_text("Archery/v_a_g02.avi\n")
+    for name in ("Archery/v_a_g01", "Biking/v_b_g01", "Archery/v_a_g02"):
+        path = tmp_path / f"UCF-101/{name}.avi"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        seed = len(name) + int(name[-1])
+        videos.of_codec(path, videos.shapes(seed, 16), "mpeg4", "yuv420p")
+    whole = shard(str(tmp_path), tmp_path / "out", SMALL, layout="ucf101")
+    assert whole["splits"]["train"]["classes"] == {"Archery": 1, "Biking": 1}
+    assert whole["splits"]["test"]["classes"] == {"Archery": 1}
+    (tmp_path / "UCF-101/Biking/v_new.avi").write_bytes(b"x")
+    with pytest.raises(UserError, match="in none of the official lists"):
+        find(str(tmp_path), False, "ucf101")
+
+
+def test_folders_of_frames_are_clips(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        folder = tmp_path / f"sky_{split}/video/clip_{split}"
+        folder.mkdir(parents=True)
+        for number, pixels in enumerate(videos.shapes(5 + len(split), 12)):
+            (folder / f"frame{number}.png").write_bytes(videos.png(pixels))
+    items = find(str(tmp_path), False, "skytimelapse")
+    assert [Path(path).stem for path in items[0].members][:11][-2:] == ["frame9", "frame10"]
+    whole = shard(str(tmp_path), tmp_path / "out", SMALL, layout="skytimelapse")
+    assert {split: one["clips"] for split, one in whole["splits"].items()} == {
+        "test": 1,
+        "train": 1,
+    }
+    assert verify(tmp_path / "out").ok
+
+
+def test_taichi_has_videos_or_frames(tmp_path: Path) -> None:
+    videos.write(tmp_path / "train/a.mp4", videos.shapes(1, 16))
+    folder = tmp_path / "test/b.mp4"
+    folder.mkdir(parents=True)
+    for number, pixels in enumerate(videos.shapes(2, 3)):
+        (folder / f"{number:07d}.png").write_bytes(videos.png(pixels))
+    items = find(str(tmp_path), False, "taichi-hd")
+    assert [(item.split, item.kind) for item in items] == [("test", "frames"), ("train", "video")]
+
+
+def test_celeba_has_its_partition(tmp_path: Path) -> None:
+    (tmp_path / "img_align_celeba").mkdir()
+    for number in range(4):
+        (tmp_path / f"img_align_celeba/{number:06d}.png").write_bytes(picture(number))
+    lines = [f"{number:06d}.png {part}" for number, part in enumerate((0, 0, 1, 2))]
+    (tmp_path / "list_eval_partition.txt").write_text("\n".join(lines))
+    settings = Settings(mode="images", height=16, width=16)
+    whole = shard(str(tmp_path), tmp_path / "out", settings, layout="celeba")
+    counts = {split: one["clips"] for split, one in whole["splits"].items()}
+    assert counts == {"train": 2, "valid": 1, "test": 1}
+    with Loader(tmp_path / "out/train", ClipSpec(1, 16, 16)) as loader:
+        assert loader.rows([0, 1])["video"].shape == (2, 1, 16, 16, 3)
+
+
+def archive(path: Path, extra: object = None) -> Path:
+    random = np.random.default_rng(0)
+    names = [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]
+    batches: dict[str, object] = {
+        name: {
+            b"labels": [number % 2, 1],
+            b"data": random.integers(0, 256, (2, 3072), dtype=np.uint8),
+            b"extra": extra,
+        }
+        for number, name in enumerate(names)
+    }
+    batches["batches.meta"] = {b"label_names": [b"cat", b"dog"]}
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in batches.items():
+            data = pickle.dumps(content, protocol=2)
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_cifar10_comes_out_of_its_archive(tmp_path: Path) -> None:
+    archive(tmp_path / "cifar-10-python.tar.gz")
+    whole = shard(str(tmp_path), tmp_path / "out", Settings(mode="images"), layout="cifar10")
+    assert whole["splits"]["train"]["clips"] == 10 and whole["splits"]["test"]["clips"] == 2
+    assert whole["splits"]["train"]["classes"] == {"cat": 3, "dog": 7}
+    assert verify(tmp_path / "out").ok
+
+
+def test_an_archive_that_runs_code_is_refused(tmp_path: Path) -> None:
+    archive(tmp_path / "cifar-10-python.tar.gz", extra=Path("/"))
+    with pytest.raises(UserError, match="which no data needs"):
+        find(str(tmp_path), True, "cifar10")
+
+
+def test_lists_carry_captions_labels_and_splits(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        videos.write(tmp_path / f"v/{name}.mp4", videos.shapes(ord(name), 16))
+    (tmp_path / "list.csv").write_text(
+        "path,label,caption,split\nv/a.mp4,3,a ring,train\nv/b.mp4,,,test\n"
+    )
+    items = find(str(tmp_path / "list.csv"), False)
+    assert [(i.label, i.caption, i.split) for i in items] == [
+        (3, "a ring", "train"),
+        (-1, None, "test"),
+    ]
+    (tmp_path / "list.jsonl").write_text('{"path": "v/a.mp4", "class": "ring"}\n')
+    assert find(str(tmp_path / "list.jsonl"), False)[0].class_name == "ring"
+    (tmp_path / "list.txt").write_text("v/a.mp4\nv/b.mp4\n")
+    assert len(find(str(tmp_path / "list.txt"), False)) == 2
+    assert len(find(str(tmp_path / "v/*.mp4"), False)) == 2
+    (tmp_path / "gone.txt").write_text("v/none.mp4\nv/a.mp4\n")
+    whole = shard(str(tmp_path / "gone.txt"), tmp_path / "out", SMALL)
+    assert whole["quarantine"][0]["error"] == "there is no such file"
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("path,label\nv/a.mp4,x\n", "label 'x' is no whole number"),
+        ("label\n1\n", "'path' is missing"),
+        ("path\na.mp4\na.mp4\n", "comes twice"),
+    ],
+)
+def test_wrong_lists_are_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "list.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        find(str(tmp_path / "list.csv"), False)
+
+
+def test_names_become_keys_that_webdataset_keeps_whole(tmp_path: Path) -> None:
+    for name in ("a.b.mp4", "ä ö.mp4", "a_b.mp4", "--x.mp4"):
+        videos.write(tmp_path / name, videos.shapes(1, 4))
+    keys = [item.key for item in find(str(tmp_path), False)]
+    assert len(set(keys)) == 4 and all(
+        key.replace("-", "").replace("_", "").isalnum() for key in keys
+    )
+
+
+def test_nothing_to_shard_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing to shard there"):
+        find(str(tmp_path), False)
+    with pytest.raises(UserError, match="no such file"):
+        find(str(tmp_path / "none"), False)
+    with pytest.raises(UserError, match="did you mean 'ucf101'"):
+        find(str(tmp_path), False, "ucf-101")
