@@ -39,8 +39,7 @@ def session(cluster: ClusterConfig) -> Iterator[None]:
         check_room(cluster)
         yield
         return
-    # Ray's socket paths have to be short, whatever TMPDIR is.
-    folder = tempfile.mkdtemp(prefix="hvdm-ray-", dir="/tmp") if cluster.name == "local" else None
+    folder = _folder() if cluster.name == "local" else None
     _connect(ray, cluster, folder)
     try:
         check_room(cluster)
@@ -49,6 +48,18 @@ def session(cluster: ClusterConfig) -> Iterator[None]:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder() -> str:
+    """For Ray's files, named by our process; those of processes that were killed are removed.
+
+    It is under /tmp whatever TMPDIR is: Ray's socket paths have to be short.
+    """
+    for old in Path("/tmp").glob("hvdm-ray-*-*"):
+        owner = old.name.split("-")[2]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            shutil.rmtree(old, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"hvdm-ray-{os.getpid()}-", dir="/tmp")
 
 
 def _import() -> Any:
