@@ -114,9 +114,25 @@ def metric_line(values: Mapping[str, Any]) -> str:
     return f"step {values['step']:>{width}}/{values['steps']}  {numbers}  {speed}"
 
 
+_KEPT_TO_THE_FILE = ("event", "time", "commit", "versions")
+
+
 def event_line(values: Mapping[str, Any]) -> str:
-    details = "  ".join(f"{k}={v}" for k, v in values.items() if k not in ("event", "time"))
-    return f"{values['event']}: {details}"
+    """What a person wants to see of it; `events.jsonl` has the rest."""
+    if values["event"] == "note":
+        return str(values["text"])
+    shown = {k: v for k, v in values.items() if k not in _KEPT_TO_THE_FILE}
+    return f"{values['event']}: " + "  ".join(f"{k}={_short(v)}" for k, v in shown.items())
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_short, value)) or "none"
+    if isinstance(value, int) and abs(value) >= 10**6:
+        return f"{value / 1e6:.1f} M"
+    return str(value)
 
 
 def duration(seconds: float) -> str:
