@@ -52,7 +52,7 @@ def as_json(run: Path) -> dict[str, Any]:
         "metrics": {name: {"points": len(p), "last": p[-1][1]} for name, p in series(rows).items()},
         "events": events,
         "environment": _environment(events),
-        "evaluations": _evaluations(run),
+        "evaluations": evaluations(run),
         "checkpoints": [_checkpoint(found) for found in checkpoint.listed(run)],
         "samples": [f"samples/{m.name}" for m in media.found(run / "samples")],
     }
@@ -73,7 +73,7 @@ def _config(run: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _evaluations(run: Path) -> list[dict[str, Any]]:
+def evaluations(run: Path) -> list[dict[str, Any]]:
     """Results by protocol and step, without their lists of clips and blocks."""
     found = []
     for path in sorted((run / "evaluations").glob("*.json")):

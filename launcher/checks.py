@@ -288,7 +288,7 @@ def _leftovers(folder: Path) -> list[Line]:
     alive = list(processes())
     for session in sorted(folder.glob("hvdm-ray-*")):
         users = [(pid, command) for pid, command in alive if str(session) in command]
-        orphans = [pid for pid, _ in users if _parent(pid) == 1]
+        orphans = [pid for pid, _ in users if parent(pid) == 1]
         name = "ray from before"
         if orphans:
             text = f"{len(users)} processes of {session} outlived the program that started them"
@@ -300,7 +300,7 @@ def _leftovers(folder: Path) -> list[Line]:
     return lines
 
 
-def _parent(pid: int) -> int | None:
+def parent(pid: int) -> int | None:
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, ValueError):

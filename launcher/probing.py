@@ -169,14 +169,15 @@ PROBES: dict[str, Callable[[], list[Line]]] = {
 }
 
 
-def main(name: str) -> None:
+def main(name: str) -> int:
     warnings.simplefilter("ignore")
     try:
         lines = PROBES[name]()
     except (UserError, RunError) as error:
         lines = [Line(name, "failed", str(error), "the line above says what to do")]
     print(json.dumps([asdict(line) for line in lines]), flush=True)
+    return 1 if any(line.state == "failed" for line in lines) else 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sys.exit(main(sys.argv[1]))

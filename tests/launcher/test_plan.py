@@ -51,6 +51,13 @@ def test_a_wrong_formula_would_be_noticed():
     assert planned(two) != pytest.approx(planned(none), rel=0.05)
 
 
+@pytest.fixture
+def counted(monkeypatch):
+    """A step whose numbers are known; counting one takes seconds."""
+    steps = {"off": footprint.Step(0, 2**30, 10**12), "on": footprint.Step(0, 2**29, 10**12)}
+    monkeypatch.setattr(plan, "_steps", lambda config: steps)
+
+
 def answer(capsys, *typed):
     assert plan.plan(parse([*typed, "--json"])) == 0
     return json.loads(capsys.readouterr().out)
@@ -66,7 +73,7 @@ def test_the_answer_for_programs(capsys):
     assert fits["on"] > fits["off"] > 0
 
 
-def test_speed_and_days_follow_from_the_operations(capsys):
+def test_speed_and_days_follow_from_the_operations(capsys, counted):
     one = answer(capsys, f"config={DIFFUSION}", "gpus=1", "samples=1Mi")["speed"]
     four = answer(capsys, f"config={DIFFUSION}", "gpus=4", "samples=1Mi")["speed"]
     assert four["steps_per_second"] == pytest.approx(4 * one["steps_per_second"])
@@ -125,13 +132,13 @@ BAD = [
 
 
 @pytest.mark.parametrize("typed, reason", BAD, ids=[" ".join(typed) for typed, _ in BAD])
-def test_what_cannot_work_is_refused_with_the_reason(capsys, typed, reason):
+def test_what_cannot_work_is_refused_with_the_reason(capsys, counted, typed, reason):
     with pytest.raises(UserError) as refusal:
         plan.plan(parse([f"config={AUTOENCODER}", *typed]))
     assert reason in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-def test_two_networks_cannot_have_stage_3(monkeypatch, capsys):
+def test_two_networks_cannot_have_stage_3(monkeypatch, capsys, counted):
     real = footprint.recipe_without_storage
 
     def doubled(config):
@@ -140,18 +147,15 @@ def test_two_networks_cannot_have_stage_3(monkeypatch, capsys):
         return recipe
 
     monkeypatch.setattr(footprint, "recipe_without_storage", doubled)
-    monkeypatch.setattr(plan, "_steps", lambda config: {"off": None, "on": None})
     found = answer(capsys, f"config={AUTOENCODER}")
     assert "engine.zero=2" in found["zero"][3]["impossible"]
     with pytest.raises(UserError, match="engine.zero=3 does not work"):
         plan.plan(parse([f"config={AUTOENCODER}", "engine=deepspeed", "engine.zero=3"]))
 
 
-def test_the_way_out_is_a_plan_that_fits(capsys):
+def test_the_way_out_is_a_plan_that_fits(capsys, counted):
     typed = [f"config={AUTOENCODER}", "model.width=8192"]
-    with pytest.raises(
-        UserError, match="use engine=deepspeed engine.zero=3 micro_batch="
-    ) as refusal:
+    with pytest.raises(UserError, match="use engine=deepspeed engine.zero=") as refusal:
         plan.plan(parse(typed))
     way = str(refusal.value).rpartition("use ")[2].split()
     capsys.readouterr()
