@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -161,11 +161,13 @@ def build_averages(
     return {name: Ema(engines[name], config.ema) for name in recipe.averaged}
 
 
-def build_loader(config: RunConfig, split: str) -> Loader:
+def build_loader(config: RunConfig, split: str, before: int = 0) -> Loader:
+    """Clips of the run's shape, with this many frames in front of each."""
     data = config.data
+    spec = configs.take(ClipSpec, data)
     loader = Loader(
         _folders(config, split),
-        configs.take(ClipSpec, data),
+        replace(spec, frames=spec.frames + before),
         seed=config.seed,
         lanes=data.lanes,
         window=data.window,

@@ -23,6 +23,7 @@ class DataConfig:
     train: str = "train"
     held_out: str = "test"
     frames: int = 8
+    before: int = 0
     height: int = 32
     width: int = 32
     stride: int = 1

@@ -24,6 +24,7 @@ from hvdm.config import RunConfig, steps_of
 from hvdm.data.loader import Loader
 from hvdm.errors import RunError, UserError
 from hvdm.nets import attention
+from hvdm.recipe import Recipe
 from hvdm.report import Console, JsonLines, Reporter, Sink, TensorBoard, WeightsAndBiases
 from hvdm.train import checkpoint
 from hvdm.train.loop import Session, train_step
@@ -53,7 +54,7 @@ def train(config: RunConfig, sinks: Sequence[Sink] | None = None) -> Outcome:
         _prepared(config, say) as device,
         _report(config, run, shown) as report,
         claimed(run),
-        build.build_loader(config, config.data.train) as loader,
+        build.build_loader(config, config.data.train, config.data.before) as loader,
     ):
         session = _session(config, device, report)
         return _train(session, loader, run, say)
@@ -64,19 +65,23 @@ def _session(config: RunConfig, device: torch.device, report: Reporter) -> Sessi
     for nets in (recipe.trained, recipe.frozen):
         nets.to(device=device, dtype=torch.get_default_dtype())
     recipe.frozen.eval().requires_grad_(False)
-    _warm_start(config, recipe.trained)
+    _warm_start(config, recipe)
     engines = build.build_engines(config, recipe)
     averages = build.build_averages(config, recipe, engines)
     return Session(config, recipe, engines, averages, device, report)
 
 
-def _warm_start(config: RunConfig, nets: torch.nn.ModuleDict) -> None:
+def _warm_start(config: RunConfig, recipe: Recipe) -> None:
+    """From another run's weights, but for networks that the recipe says begin later."""
     if config.init is None:
         return
     run, step = build.split_reference(config.init)
     found = checkpoint.choose(run, step)
-    for name, module in nets.items():
+    later = getattr(recipe, "untrained_at_start", ())
+    for name, module in recipe.trained.items():
         if name not in found.nets:
+            if name in later:
+                continue
             have = ", ".join(found.nets)
             raise UserError(f"init={config.init} has no network {name!r}; it has: {have}")
         try:

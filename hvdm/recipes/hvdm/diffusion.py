@@ -144,7 +144,7 @@ class DiffusionRecipe:
 
     def loss(self, batch: Batch, context: Context) -> tuple[Tensor, Logs]:
         """|eps - eps_theta(x_t, t, c)|^2, or the same of v, mean over the latent."""
-        latent, condition = self._target_and_condition(batch.video, context)
+        latent, condition = self._target_and_condition(batch, context)
         t = context.randint(TRAINED_STEPS, "t")
         eps = context.randn(self.latent_shape, "eps").to(latent)
         noisy = q_sample(latent, t, eps, self.alpha_bar)
@@ -153,13 +153,19 @@ class DiffusionRecipe:
         error = (predicted - target).square().flatten(1).mean(1)
         return error, {"mse": error.detach()}
 
-    def _target_and_condition(
-        self, video: Tensor, context: Context
-    ) -> tuple[Tensor, Tensor | None]:
+    def _target_and_condition(self, batch: Batch, context: Context) -> tuple[Tensor, Tensor | None]:
         """Of rows that begin earlier than the clip, some are told what was before (PVDM, 3.3)."""
+        if "latent" in batch.fields:
+            return batch["latent"] * self.config.latent_scale, None
+        video = batch.video
         before = video.shape[2] - self.clip.frames
         if before <= 0:
             return self.encode(video), None
+        if before < self.clip.frames:
+            raise UserError(
+                f"data.before={before}: the past is a clip too, of {self.clip.frames} frames; use "
+                f"data.before={self.clip.frames}, or 0 to train without it"
+            )
         told, first = windows(video, before, self.config.conditional, context)
         target = frames_from(video, first, self.clip.frames)
         past = self.encode(video[:, :, before - self.clip.frames : before])

@@ -1,0 +1,73 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import hvdm
+from hvdm import build
+from hvdm import config as configs
+from hvdm.errors import UserError
+from hvdm.train import checkpoint
+from launcher import compose
+
+
+def run_of(name, folder, *overrides):
+    config = compose.run_config(name, [*overrides, f"run={folder}"])
+    recipe = build.build_recipe(config, build.first_stage_of(config))
+    checkpoint.save_weights(folder, 0, recipe.trained, {})
+    (folder / build.CONFIG_FILE).write_text(yaml.safe_dump(configs.plain(config)))
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    recipes = {"ae": run_of("tiny/hvdm_autoencoder", folder / "ae")}
+    stage = f"first_stage={folder}/ae"
+    recipes["ldm"] = run_of("tiny/hvdm_diffusion", folder / "ldm", stage)
+    return folder, recipes
+
+
+def test_an_autoencoder_run(runs):
+    folder, recipes = runs
+    loaded = hvdm.load(folder / "ae")
+    video = torch.rand(1, 3, 8, 32, 32) * 2 - 1
+    latent = loaded.autoencoder.encode(video)
+    assert latent.shape[1:] == loaded.latent_shape
+    expected = recipes["ae"].encode(recipes["ae"].trained, video)
+    torch.testing.assert_close(latent, expected)
+    assert loaded.autoencoder.decode(latent).shape == video.shape
+    with pytest.raises(UserError, match="has no denoiser; it has: autoencoder"):
+        _ = loaded.denoiser
+
+
+def test_a_diffusion_run(runs):
+    folder, _ = runs
+    loaded = hvdm.load(str(folder / "ldm"))
+    noisy = torch.randn(2, *loaded.latent_shape)
+    answer = loaded.denoiser(noisy, torch.tensor([5, 900]), torch.zeros_like(noisy))
+    assert answer.shape == noisy.shape
+    clips = loaded.sample(2, seed=3, steps=2)
+    assert clips.shape == (2, 3, 8, 32, 32)
+    torch.testing.assert_close(clips[:1], loaded.sample(1, seed=3, steps=2))
+    assert loaded.autoencoder.decode(noisy).shape == clips.shape
+
+
+def test_nothing_of_the_cluster_is_imported(runs):
+    folder, _ = runs
+    code = (
+        "import sys, hvdm; assert 'torch' not in sys.modules\n"
+        f"hvdm.load({str(folder / 'ldm')!r}).sample(1, steps=1)\n"
+        "print([n for n in ('ray', 'hydra', 'omegaconf', 'deepspeed') if n in sys.modules])"
+    )
+    asked = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert asked.stdout.strip() == "[]"
