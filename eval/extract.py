@@ -53,7 +53,7 @@ class Extraction:
                 "format": FORMAT,
                 "source": self.source.identity(),
                 "look": configs.plain(self.look),
-                "detector": make(self.detector, self.device).fields(),
+                "detector": make(self.detector).fields(),
                 "takes": self.detector.takes,
                 **{k: getattr(self, k) for k in ("clips", "block", "batch", "window", "shuffled")},
                 "device": self.device.split(":")[0],

@@ -99,7 +99,8 @@ def _folder(request: Request) -> Path:
 def _opened(request: Request) -> Opened | None:
     if request.run is None:
         return None
-    opened = build.open_run(request.run, averaged=request.averaged, device=request.device)
+    # on the CPU: whoever hands out the work may have no GPU
+    opened = build.open_run(request.run, averaged=request.averaged)
     then = opened.checkpoint.manifest.get("identity", {}).get("first_stage_weights")
     if then is not None and then != build.first_stage_hash(opened.config):
         raise UserError(
@@ -188,7 +189,7 @@ def _fields(
     request: Request,
 ) -> dict[str, Any]:
     """All that a number depends on besides the model."""
-    made = detectors.make(detector, request.device) if detector else None
+    made = detectors.make(detector) if detector else None
     height, width = pair.size or (None, None)
     rows, main = works.get("rows"), works["generated" if "generated" in works else "rows"]
     return {

@@ -72,7 +72,7 @@ def _run_pair(request: Request, protocol: Protocol, opened: Opened, real: Source
         request.averaged and keeps_averages(opened.checkpoint),
         opened.checkpoint.manifest.get("identity", {}).get("first_stage_weights"),
     )
-    hold(model, opened, request.device)
+    hold(model, opened, "cpu")
     sampled = protocol.kind != "reconstruction" and samples(
         opened, request.what, request.steps, request.options
     )
@@ -129,7 +129,7 @@ def _shapes(
     """How many frames clips have, from the first of each side; refuses sizes that differ."""
     look = Look(size=request.size)
     first = {
-        name: source.read((chosen(source.count(), 1)[0],), look, request.device).videos[0].shape
+        name: source.read((chosen(source.count(), 1)[0],), look, "cpu").videos[0].shape
         for name, source in (("real", real), ("generated", generated))
         if source is not None and source.count() != 0
     }

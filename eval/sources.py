@@ -137,7 +137,7 @@ class Function:
         return None
 
     def read(self, indices: tuple[int, ...], look: Look, device: str) -> Clips:
-        made = function_of(self.name)(self.seed, indices)
+        made = _called(self.name, self.seed, indices)
         pixels = checked_pixels(made, indices, self.name)
         keys = (f"{self.name} {index} of seed {self.seed}" for index in indices)
         return cut(zip(keys, (clip.numpy() for clip in pixels), strict=True), look)
@@ -220,6 +220,16 @@ def _from_file(path: str) -> Any:
         spec.loader.exec_module(module)
         sys.modules[name] = module
     return sys.modules[name]
+
+
+def _called(name: str, seed: int, indices: tuple[int, ...]) -> Any:
+    """What goes wrong in code of the user's own is told as that."""
+    try:
+        return function_of(name)(seed, indices)
+    except UserError:
+        raise
+    except Exception as error:
+        raise RunError(f"{name} failed for clips {indices}: {error!r}") from error
 
 
 def checked_pixels(made: Any, indices: tuple[int, ...], name: str) -> Tensor:

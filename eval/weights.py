@@ -204,7 +204,7 @@ def _download(url: str, path: Path, weights: Weights, sha256: str | None) -> Non
     except (OSError, URLError) as error:
         part.unlink(missing_ok=True)
         raise RunError(
-            f"{url} cannot be fetched ({getattr(error, 'reason', error)}); bring {path.name} "
+            f"{url} cannot be fetched ({error}); bring {path.name} "
             f"({weights.expected}) to {path.parent} by other means"
         ) from None
     problem = _refusal(weights, part, sha256)

@@ -81,9 +81,7 @@ def test_shuffling_keeps_the_frames_and_never_their_order(rendered):
 def test_detectors_that_are_not_at_hand_say_what_to_do():
     with pytest.raises(UserError, match="did you mean 'untrained'"):
         find("untraned")
-    with pytest.raises(
-        UserError, match="i3d_pretrained_400.pt.*detector=untrained gives"
-    ):
+    with pytest.raises(UserError, match="i3d_pretrained_400.pt.*detector=untrained gives"):
         choose("i3d")
     for name in ("videomae", "dti3d", "c3d"):
         with pytest.raises(UserError, match="never verified.*docs/evaluation.md"):

@@ -1,0 +1,210 @@
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+import torch
+
+from eval import detectors, lpips, weights
+from eval.detectors import FEATURES, choose, make
+from eval.weights import WEIGHTS, disguise_of, fetch, git_blob_of, listed, need
+from hvdm.errors import RunError, UserError
+from launcher.cli import main
+
+GOOD = b"PK\x03\x04 the weights of a network"
+HTML = b"\n<!DOCTYPE html><html><title>Google Drive - Virus scan warning</title>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+PAGES = {"/good": GOOD, "/html": HTML, "/pointer": POINTER, "/other": b"PK something else"}
+
+
+class Pages(BaseHTTPRequestHandler):
+    def do_GET(self):
+        found = PAGES.get(self.path)
+        self.send_response(200 if found is not None else 404)
+        self.end_headers()
+        self.wfile.write(found or b"")
+
+    def log_message(self, *_):
+        return
+
+
+@pytest.fixture(scope="module")
+def site():
+    server = HTTPServer(("127.0.0.1", 0), Pages)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_a_file_that_is_absent_is_named_with_its_url_and_hash(tmp_path):
+    with pytest.raises(UserError) as error:
+        need("inception", tmp_path)
+    for part in ("6726825d", "https://github.com/toshas", str(tmp_path), "weights fetch"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [(HTML, "an HTML page"), (POINTER, "a Git LFS pointer"), (b"", "empty"),
+     (GOOD, "expected one that begins 6726825d")],
+)  # fmt: skip
+def test_what_is_no_weights_is_called_by_its_name(tmp_path, data, said):
+    (tmp_path / WEIGHTS["inception"].file).write_bytes(data)
+    with pytest.raises(UserError, match=said):
+        need("inception", tmp_path)
+
+
+def test_a_git_blob_is_what_git_calls_it(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"hello\n")
+    assert git_blob_of(path) == "ce013625030ba8dba906f756967f9e9ca394464a"
+    (tmp_path / WEIGHTS["i3d-stylegan-v"].file).write_bytes(GOOD)
+    with pytest.raises(UserError, match="not git blob 93daef59c7"):
+        need("i3d-stylegan-v", tmp_path)
+
+
+def test_fetching_pins_what_came_first(tmp_path, site):
+    quiet = lambda text: None  # noqa: E731
+    path = fetch("i3d", tmp_path, url=f"{site}/good", say=quiet)
+    assert path.read_bytes() == GOOD
+    assert json.loads((tmp_path / "pins.json").read_text()) == {path.name: sha256(GOOD)}
+    assert need("i3d", tmp_path) == path
+    path.write_bytes(GOOD + b"!")
+    with pytest.raises(UserError, match="has sha256 .*, expected"):
+        need("i3d", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [("html", "an HTML page"), ("pointer", "Git LFS"), ("other", "expected"), ("none", "404")],
+)
+def test_a_download_of_something_else_leaves_nothing(tmp_path, site, page, said):
+    with pytest.raises(RunError, match=said):
+        fetch("i3d", tmp_path, sha256(GOOD), f"{site}/{page}", lambda text: None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_ones_own_is_used_only_when_it_is_pinned(tmp_path):
+    path = tmp_path / WEIGHTS["i3d"].file
+    path.write_bytes(GOOD)
+    with pytest.raises(UserError, match=f"not pinned.*sha256={sha256(GOOD)}"):
+        need("i3d", tmp_path)
+    with pytest.raises(UserError, match="sha256=00 was given"):
+        fetch("i3d", tmp_path, "00")
+    assert fetch("i3d", tmp_path, sha256(GOOD)) == path
+
+
+def test_no_detector_falls_back_to_random_weights(tmp_path):
+    for name in ("i3d", "i3d-stylegan-v", "inception", "vgg16"):
+        with pytest.raises(UserError, match=WEIGHTS[detectors.KNOWN[name].weights].file):
+            choose(name, folder=tmp_path)
+
+
+def test_our_i3d_reads_a_state_dict_and_says_what_does_not_fit(tmp_path, video):
+    from eval.i3d import I3D
+
+    path = tmp_path / WEIGHTS["i3d"].file
+    torch.save(I3D().state_dict(), path)
+    fetch("i3d", tmp_path, weights.sha256_of_file(path))
+    long = video.repeat(1, 2, 1, 1, 1)[:1, :9]
+    ways = ("tf-reference", "videogpt")
+    found = [make(choose("i3d", way=way, folder=tmp_path)).extract(long)[FEATURES] for way in ways]
+    assert found[0].shape == (1, 400) and not (found[0] == found[1]).all()
+    with pytest.raises(UserError, match="at least 9 frames, these have 5"):
+        make(choose("i3d", folder=tmp_path)).extract(video)
+    for content, said in (({"a": torch.zeros(1)}, "does not fit I3D"), (GOOD, "cannot be read")):
+        other = tmp_path / f"other{len(said)}"
+        other.mkdir()
+        wrong = other / path.name
+        wrong.write_bytes(content) if isinstance(content, bytes) else torch.save(content, wrong)
+        fetch("i3d", other, weights.sha256_of_file(wrong))
+        with pytest.raises(UserError, match=said):
+            make(choose("i3d", folder=other))
+
+
+class Scripted(torch.nn.Module):
+    """Called like the TorchScript of StyleGAN-V."""
+
+    def forward(self, x: torch.Tensor, rescale: bool, resize: bool, return_features: bool):
+        assert rescale and resize and return_features
+        return x.mean(dim=[2, 3, 4]).repeat(1, 134)[:, :400]
+
+
+def test_the_torchscript_is_fed_with_0_to_255(tmp_path, monkeypatch, video):
+    path = tmp_path / WEIGHTS["i3d-stylegan-v"].file
+    torch.jit.script(Scripted()).save(str(path))
+    monkeypatch.setattr(weights, "git_blob_of", lambda _: WEIGHTS["i3d-stylegan-v"].git_blob)
+    long = video.repeat(1, 2, 1, 1, 1)
+    found = make(choose("i3d-stylegan-v", folder=tmp_path)).extract(long)[FEATURES]
+    assert found.shape == (2, 400)
+    expected = long.float().mean((1, 2, 3))
+    torch.testing.assert_close(torch.from_numpy(found[:, :3]), expected, rtol=1e-5, atol=0)
+
+
+def test_lpips_is_the_written_formula_on_a_random_trunk(tmp_path, monkeypatch, video):
+    import torchvision
+    from torch_fidelity import sample_similarity_lpips as theirs
+
+    torch.manual_seed(0)
+    trunk = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"]).eval()
+    heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1)
+             for i, c in enumerate((64, 128, 256, 512, 512))}  # fmt: skip
+    monkeypatch.setattr(weights, "problem_of", lambda *_: None)
+    for name in lpips.FILES:
+        (tmp_path / WEIGHTS[name].file).write_bytes(GOOD)
+    monkeypatch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: heads)
+    monkeypatch.setattr(
+        theirs, "torchvision_load_pretrained_vgg16", lambda: type("V", (), {"features": trunk})
+    )
+    monkeypatch.setattr(theirs.SampleSimilarityLPIPS, "load_state_dict", loose)
+    network = lpips.make.__wrapped__(str(tmp_path))
+    other = video.flip(1)
+    found = lpips.distance(network, video, other)
+    assert lpips.distance(network, video, video).tolist() == [0, 0]
+    torch.testing.assert_close(found, written(trunk, heads, video, other), rtol=1e-5, atol=0)
+
+
+def loose(self, state):
+    return torch.nn.Module.load_state_dict(self, state, strict=False)
+
+
+def written(trunk, heads, a, b):
+    """arXiv 1801.03924, version 0.1, from its description."""
+    shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+    total = 0
+    for layer, last in enumerate((4, 9, 16, 23, 30)):
+        sides = []
+        for video in (a, b):
+            x = ((video.flatten(0, 1) / 127.5 - 1) - shift) / scale
+            f = trunk[:last](x.permute(0, 3, 1, 2))
+            sides.append(f / (f.square().sum(1, keepdim=True).sqrt() + 1e-10))
+        head = heads[f"lin{layer}.model.1.weight"][0, :, 0, 0]
+        total = total + ((sides[0] - sides[1]) ** 2 * head[None, :, None, None]).sum(1).mean((1, 2))
+    return total.view(a.shape[:2]).mean(1).double()
+
+
+def test_listing_and_fetching_from_the_command_line(tmp_path, site, capsys):
+    assert main(["weights", "list", f"weights={tmp_path}"]) == 0
+    assert capsys.readouterr().out.count("is not there") == len(WEIGHTS)
+    folder = f"weights={tmp_path}"
+    assert main(["weights", "fetch", "name=i3d", folder, f"url={site}/good"]) == 0
+    assert sha256(GOOD) in capsys.readouterr().out
+    assert main(["weights", "list", folder, "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["i3d"]["problem"] is None and rows["inception"]["problem"]
+    assert main(["weights", "fetch", "name=i3e", folder]) == 2
+    assert "did you mean 'i3d'" in capsys.readouterr().err
+    assert [row["name"] for row in listed(tmp_path)] == list(WEIGHTS)
+
+
+def test_a_page_that_begins_with_a_byte_order_mark_is_still_a_page(tmp_path):
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbf  <HTML>")
+    assert disguise_of(tmp_path / "a") == "an HTML page"
