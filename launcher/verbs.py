@@ -356,6 +356,17 @@ _ALL = (
         ),
         ("data encode datasets/shapes out=datasets/latents first_stage=runs/autoencoder",),
     ),
+    Verb(
+        "completion",
+        "completion of verbs, keys, configs and choices for bash, zsh or fish",
+        "launcher.completion:completion",
+        (("bash|zsh|fish", "prints the script for that shell"),),
+        (
+            "completion bash >> ~/.bashrc",
+            "completion zsh >> ~/.zshrc",
+            "completion fish > ~/.config/fish/completions/hvdm.fish",
+        ),
+    ),
 )
 
 VERBS = {verb.name: verb for verb in _ALL}
