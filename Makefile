@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint clean bench-data
 help:
 	@echo "make demo   clips, shards, autoencoder, diffusion, samples, evaluation, report"
 	@echo "make test   the tests"
@@ -38,6 +38,9 @@ demo: $(READY)
 
 test: $(READY)
 	@$(VENV)/bin/python -m pytest
+
+bench-data: $(READY)
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.data
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check .
