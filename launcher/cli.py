@@ -1,5 +1,6 @@
 """`hvdm VERB key=value …`: finds the verb, runs it, and says in one line what went wrong."""
 
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ from importlib import import_module
 from hvdm.errors import RunError, UserError, closest
 from launcher import arguments
 from launcher.verbs import VERBS, Verb
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def main(typed: Sequence[str] | None = None) -> int:
@@ -19,11 +22,24 @@ def main(typed: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"hvdm: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        return 141
+    except OSError as error:
+        if error.errno not in FULL or "--traceback" in typed:
+            raise
+        print(f"hvdm: {_full(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("hvdm: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 141
+
+
+def _full(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return (
+        f"{error.strerror}{where}: free some space, or lead elsewhere with run=DIR or out=DIR, and "
+        "TMPDIR for temporary files; hvdm doctor shows how much is free"
+    )
 
 
 def _run(typed: list[str]) -> int:
@@ -66,9 +82,13 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "Begin with:  hvdm data synthetic out=datasets/shapes",
-            "             hvdm train config=tiny/hvdm_autoencoder",
-            "Each verb explains itself:  hvdm train --help",
+            "Begin with:",
+            "  hvdm demo                                     from nothing to a report, in minutes",
+            "  hvdm doctor                                   what works here, and what to do",
+            "  hvdm train config=tiny/hvdm_autoencoder       the same command again resumes",
+            "  hvdm report run=runs/tiny/hvdm_autoencoder    what became of it",
+            "Each verb explains itself by example:  hvdm train --help",
+            "A wrong key or value is named, with what was expected; --traceback shows more.",
         ]
     )
 

@@ -1,0 +1,224 @@
+"""The demo without its minutes of training: stages, leftovers, reuse, figures, progress."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hvdm import config as configs
+from hvdm.errors import RunError, UserError
+from launcher import compose, demo, quality, stages
+from launcher.arguments import parse
+from launcher.checks import processes
+from launcher.progress import Progress
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Stages
+
+
+def test_a_stage_is_followed_and_its_output_kept(tmp_path):
+    seen = []
+    stages.run(("models", "--help"), tmp_path / "logs" / "a.log", seen.append)
+    assert "hvdm models" in (tmp_path / "logs" / "a.log").read_text()
+
+
+def test_a_stage_that_fails_says_its_cause_and_where_the_rest_is(tmp_path):
+    log = tmp_path / "a.log"
+    with pytest.raises(RunError) as failure:
+        stages.run(("train", "config=nonsense"), log, lambda line: None)
+    assert "config='nonsense' does not exist" in str(failure.value)
+    assert str(log) in str(failure.value) and "goes on here" in str(failure.value)
+
+
+# Starts a process that leaves a grandchild behind, which ignores polite requests.
+LEAVES_BEHIND = """
+import subprocess, sys, time
+from launcher import stages
+stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+start = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1], sys.argv[2]])"
+with stages.keeping_house():
+    subprocess.run([sys.executable, "-c", start, stubborn, sys.argv[1]], start_new_session=True)
+    print("ready", flush=True)
+    if sys.argv[2] == "wait":
+        time.sleep(600)
+"""
+
+
+def marked(mark):
+    return [pid for pid, command in processes() if mark in command and pid != os.getpid()]
+
+
+def start(tmp_path, what):
+    return subprocess.Popen(
+        [sys.executable, "-c", LEAVES_BEHIND, str(tmp_path), what],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+    )
+
+
+def test_what_children_leave_behind_is_ended(tmp_path, monkeypatch):
+    done = start(tmp_path, "go")
+    done.communicate(timeout=60)
+    assert done.returncode == 0 and marked(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_process(tmp_path, number):
+    started = start(tmp_path, "wait")
+    assert started.stdout.readline() == "ready\n"
+    started.send_signal(number)
+    _, errors = started.communicate(timeout=60)
+    assert "KeyboardInterrupt" in errors and marked(str(tmp_path)) == []
+
+
+# The verb
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """The demo with stages that only note that they were asked for."""
+    asked: list[str] = []
+
+    def run(verb, log, watch):
+        asked.append(" ".join(verb))
+        watch("a line")
+
+    figure = quality.Figure("motion", "so and so", True, {"ratio": 1.0})
+    monkeypatch.setattr(stages, "run", run)
+    monkeypatch.setattr(stages, "end_descendants", lambda: None)
+    monkeypatch.setattr(demo, "figures", lambda *given: [figure])
+    monkeypatch.setattr(demo.Demo, "films", lambda self: [self.diffusion / "a" / "0.mp4"])
+    monkeypatch.setattr(demo, "evaluated", lambda run, protocol: None)
+    return asked
+
+
+def test_it_goes_from_clips_to_a_report_on_two_workers_with_deepspeed(quick, tmp_path, capsys):
+    out = tmp_path / "elsewhere"
+    assert demo.demo(parse([f"out={out}", "--json"])) == 0
+    verbs = [line.split()[0] for line in quick]
+    assert verbs == ["data", "train", "train", "sample", "evaluate", "evaluate", "report", "report"]
+    for line in quick[1:3]:
+        assert "engine=deepspeed" in line and "cluster.workers=2" in line
+    assert f"first_stage={out}/autoencoder" in quick[2]
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["met"] is True and answer["reports"][1] == f"{out}/diffusion/report.html"
+    assert json.loads((out / "demo.json").read_text())["figures"] == answer["figures"]
+
+
+def test_the_last_screen_says_what_was_made_and_what_next(quick, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert demo.demo(parse([])) == 0
+    told = capsys.readouterr().out
+    for part in ("runs/demo/diffusion/report.html  <- open it", "Try next:", "met     so and so"):
+        assert part in told
+    assert "$ hvdm train config=tiny/hvdm_autoencoder" in told
+
+
+def test_a_finished_training_is_not_done_again(tmp_path, monkeypatch):
+    config = compose.run_config("tiny/hvdm_autoencoder", [f"run={tmp_path}", "steps=3"])
+    assert demo.trained(config) is None
+    (tmp_path / "config.yaml").write_text(json.dumps(configs.plain(config)))
+    found = type("Checkpoint", (), {"step": 3})
+    monkeypatch.setattr(demo.checkpoint, "listed", lambda run: [found])
+    monkeypatch.setattr(demo.checkpoint, "choose", lambda run, step: found)
+    assert demo.trained(config) == "3 steps"
+    longer = compose.run_config("tiny/hvdm_autoencoder", [f"run={tmp_path}", "steps=4"])
+    assert demo.trained(longer) is None
+    other = compose.run_config("tiny/hvdm_autoencoder", [f"run={tmp_path}", "steps=3", "batch=4"])
+    with pytest.raises(UserError, match="another batch: 8, now 4; remove .* or give another out="):
+        demo.trained(other)
+
+
+def test_a_folder_that_takes_nothing_is_said_first(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="give out=DIR on a disk that can be written"):
+        demo.demo(parse([f"out={tmp_path / 'file' / 'demo'}"]))
+
+
+# Figures
+
+
+@pytest.fixture(scope="module")
+def clips():
+    """Uint8 `B T H W C`: squares that move over a gradient."""
+    ramp = torch.linspace(40, 200, 32).to(torch.uint8)
+    video = ramp[None, None, None, :, None].expand(6, 8, 32, 32, 3).clone()
+    for b in range(6):
+        for t in range(8):
+            at = (3 * t + 4 * b) % 24
+            video[b, t, at : at + 8, 8:16] = torch.tensor([250, 20 * b, 60], dtype=torch.uint8)
+    return video
+
+
+def test_a_thumbnail_has_no_fewer_values_than_the_latent(clips):
+    for latent in (100, 2048, 2400, 2401, 10**9):
+        (rows, columns), values = quality.thumbnail_size(clips, latent)
+        assert values == 8 * rows * columns * 3
+        assert values >= min(latent, 8 * 32 * 32 * 3)
+    assert quality.thumbnail_size(clips, 2048)[0] == (10, 10)
+    assert quality.thumbnails(clips, (32, 32)).equal(clips)
+    assert quality.thumbnails(clips, (10, 10)).shape == clips.shape
+
+
+def test_baselines_are_what_they_are_called(clips):
+    flat = quality.flat_colours(clips)
+    assert flat.shape == clips.shape and quality.moved(flat) == 0
+    assert (flat.flatten(1, 3).float().std(1) == 0).all()
+    smooth = quality.blur(clips)
+    assert quality.moved(smooth) < quality.moved(clips)
+    assert quality.blur(flat).equal(flat)
+
+
+def test_farther_is_farther_for_the_detector(clips):
+    assert quality.distance(clips, clips) == pytest.approx(0, abs=1e-6)
+    assert quality.distance(clips, quality.blur(clips)) > 0
+
+
+def test_films_are_read_back_at_the_size_of_the_clips(clips, tmp_path):
+    from eval.pictures import write_mp4
+
+    paths = [tmp_path / f"{i}.mp4" for i in range(6)]
+    for path, clip in zip(paths, clips):
+        write_mp4(clip, path)
+    found = quality._motion(clips, paths)
+    assert found.met and found.values["ratio"] == pytest.approx(1, abs=0.1)
+
+
+# Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_in_a_file_is_lines_now_and_then():
+    out = io.StringIO()
+    progress = Progress(out)
+    progress.begin("1/2 clips", "hvdm data synthetic")
+    for k in range(100):
+        progress.say(f"line {k}")
+    progress.done("1/2 clips", "3 s")
+    lines = out.getvalue().splitlines()
+    assert lines[:2] == ["[1/2 clips]", "    $ hvdm data synthetic"]
+    assert lines[2:] == ["    line 0", "[1/2 clips] 3 s"]
+
+
+def test_progress_on_a_terminal_is_one_line_that_moves():
+    out = Terminal()
+    progress = Progress(out)
+    began = time.monotonic()
+    progress.step({"step": 5, "steps": 10, "net/loss": 0.5, "net/grad_norm": 9, "seconds_left": 70})
+    assert time.monotonic() - began < 1
+    assert "##########.......... 5/10  1 min 10 s left  loss 0.5" in out.getvalue()
+    assert "grad_norm" not in out.getvalue() and "\n" not in out.getvalue()
