@@ -243,7 +243,7 @@ def fetching(work: Path) -> dict[str, float]:
 PLAN = """
 import resource, time, json
 import numpy as np
-
+from hvdm.data.order import Order, share
 before = time.monotonic()
 counts = np.full(10**6, 500)
 order = Order(counts, 0, lanes=8192, window=256)

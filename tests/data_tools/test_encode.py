@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,3 +77,23 @@ def test_wrong_requests_are_refused(stage: RunConfig, shapes: Path, tmp_path: Pa
         encode(shapes, shapes, stage.run)
     with pytest.raises(UserError, match="is no run folder"):
         encode(shapes, tmp_path / "x", str(tmp_path / "none"))
+
+
+def test_a_diffusion_trains_on_latents_as_on_the_clips(
+    stage: RunConfig, shapes: Path, tmp_path: Path
+) -> None:
+    """Stored latents are those that training would make of whole clips at every step."""
+    encode(shapes, tmp_path / "latents", stage.run)
+    losses = []
+    for data in (shapes, tmp_path / "latents"):
+        folder = tmp_path / f"on-{data.name}"
+        overrides = [
+            f"run={folder}", f"data.path={data}", f"first_stage={stage.run}", "cluster=inline",
+            "steps=2", "data.frames=8", "data.height=16", "data.width=16", "batch=2",
+            "micro_batch=2", "log.tensorboard=false", "log.every=2", "model.width=16",
+            "model.multipliers=[1]",
+        ]  # fmt: skip
+        run.train(compose.run_config("tiny/hvdm_diffusion", overrides), sinks=())
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["denoiser/loss"] for line in lines])
+    assert len(losses[0]) == 2 and np.allclose(losses[0], losses[1], rtol=1e-4)
