@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from hvdm.errors import UserError
 from hvdm.nets.weights import read_state
@@ -60,7 +61,8 @@ class LPIPS(nn.Module):
 
     def _fill_once(self) -> None:
         """Read when first asked for: a run is opened for sampling without these files."""
-        if self.is_filled or self.linears[0].is_meta:
+        weights = self.linears[0]
+        if self.is_filled or weights.is_meta or isinstance(weights.data, FakeTensor):
             return
         self.fill(
             {k: v for path, digest in self.files for k, v in read_state(path, digest).items()}
