@@ -22,6 +22,7 @@ help:
 setup: $(READY)
 
 $(UV):
+	@command -v "$(PYTHON)" >/dev/null || { echo "hvdm needs Python 3.11 or 3.12, and found none: install it (Debian: apt-get install python3 python3-venv), or name it with make PYTHON=/path/to/python3.12"; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else "hvdm needs Python 3.11 or 3.12, found %d.%d: install one, or name it with make PYTHON=..." % v)'
 	@command -v g++ >/dev/null || command -v c++ >/dev/null || { echo "hvdm needs a C++ compiler for DeepSpeed's CPU operator: install g++ (Debian: apt-get install g++)"; exit 1; }
 	@echo "preparing uv $(UV_VERSION) in $(TOOLS)"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 GIB = 2**30
+RAY_NOTE = Path("/tmp/ray/ray_current_cluster")
 RAY_PORTS = {6379: "ray start --head", 8265: "the dashboard, and hvdm submit", 10001: "Ray clients"}
 
 
@@ -259,7 +260,7 @@ def processes() -> Iterator[tuple[int, str]]:
 
 
 def ray_from_before() -> list[Line]:
-    lines = [*_dead_address(Path("/tmp/ray/ray_current_cluster")), *_leftovers(Path("/tmp"))]
+    lines = [*_dead_address(RAY_NOTE), *_leftovers(Path("/tmp"))]
     if os.environ.get("RAY_ADDRESS"):
         text = f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: cluster=existing goes there"
         lines.append(Line("ray from before", "warning", text, "unset RAY_ADDRESS if not meant"))
@@ -272,14 +273,32 @@ def _dead_address(note: Path) -> list[Line]:
         address = note.read_text().strip()
     except OSError:
         return []
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
-    except (OSError, ValueError):
+    if not _answers(address):
         text = f"{note} names a cluster at {address}, and nobody answers there"
         remedy = f"ray stop --force; rm {note}  (only cluster=existing looks at it)"
         return [Line("ray from before", "warning", text, remedy)]
     return [Line("ray from before", "ok", f"a cluster answers at {address} (cluster=existing)")]
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def silent_cluster(address: str, note: Path = RAY_NOTE) -> str | None:
+    """Why a running cluster cannot be joined; Ray itself would try for minutes."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "auto")
+    if address == "auto":
+        dead = [line for line in _dead_address(note) if line.state == "warning"]
+        return f"{dead[0].text}; do `{dead[0].remedy.partition('  (')[0]}`" if dead else None
+    if "://" in address or _answers(address):
+        return None
+    return f"nobody answers at {address}; start Ray there with `ray start --head`"
 
 
 def _leftovers(folder: Path) -> list[Line]:

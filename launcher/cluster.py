@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from hvdm.config import ClusterConfig
 from hvdm.errors import RunError, UserError
+from launcher import checks
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -78,6 +79,9 @@ def _connect(ray: Any, cluster: ClusterConfig, folder: str | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cluster.name == "existing":
         options["address"] = cluster.address or "auto"
+        problem = checks.silent_cluster(options["address"])
+        if problem:
+            raise RunError(f"cluster=existing: {problem}, or use cluster=local")
     else:
         options |= {"address": "local", "include_dashboard": False, "_temp_dir": folder}
         options["runtime_env"] = {"env_vars": {"PYTHONPATH": os.pathsep.join(_import_path())}}

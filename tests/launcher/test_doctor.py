@@ -78,6 +78,21 @@ def test_a_ray_that_died_is_found_by_its_note(tmp_path):
     assert checks._dead_address(tmp_path / "none") == []
 
 
+def test_a_cluster_that_is_not_there_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    assert f"nobody answers at {address}" in checks.silent_cluster(address)
+    (tmp_path / "note").write_text(address)
+    assert "ray stop --force; rm" in checks.silent_cluster("auto", tmp_path / "note")
+    assert checks.silent_cluster("auto", tmp_path / "none") is None
+    with socket.socket() as there:
+        there.bind(("127.0.0.1", 0))
+        there.listen()
+        assert checks.silent_cluster(f"127.0.0.1:{there.getsockname()[1]}") is None
+
+
 def test_a_session_folder_without_processes_is_left_over(tmp_path):
     (tmp_path / "hvdm-ray-old").mkdir()
     (line,) = checks._leftovers(tmp_path)
