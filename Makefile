@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
-.PHONY: help setup demo test lint clean bench-data
+.PHONY: help setup demo test lint clean bench-data bench-eval
 help:
 	@echo "make demo   clips, shards, autoencoder, diffusion, samples, evaluation, report"
 	@echo "make test   the tests"
@@ -48,6 +48,9 @@ lint: $(READY)
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
+
+bench-eval: $(READY)
+	@$(VENV)/bin/python -m benchmarks.evaluation --write
 
 clean:
 	rm -rf $(VENV) $(TOOLS) build dist *.egg-info

@@ -1,17 +1,23 @@
 """`features`: two .npy files of features `N D`, whoever extracted them from whatever."""
 
 import hashlib
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from eval import results
 from eval.frechet import block_rows_of
 from eval.jackknife import estimate, extrapolate
 from eval.kinds import Options, Summary
+from eval.plan import Say
+from eval.protocol import Protocol, find, fingerprint
+from eval.request import Request
 from eval.scores import kid_of, precision_of
 from eval.statistics import Floats, Moments, factor_distance, frechet_distance, moments
 from hvdm.errors import RunError, UserError
+from hvdm.run import versions
 
 NAME = "frechet"
 WIDE = 1024
@@ -98,3 +104,61 @@ def summarize(real: Table, generated: Table, options: Options) -> Summary:
                if options.extrapolate else {}),
         },
     )  # fmt: skip
+
+
+def evaluate_features(request: Request, say: Say) -> dict[str, Any]:
+    protocol = find(request.protocol)
+    if request.run or not (request.real and request.generated):
+        raise UserError(f"protocol={protocol.full_name} takes real=A.npy and generated=B.npy")
+    real, generated = (
+        read(given, side)
+        for side, given in (("real", request.real), ("generated", request.generated))
+    )
+    check_pair(real, generated)
+    began = time.monotonic()
+    summary = summarize(real, generated, Options(request.extrapolate))
+    result = _features_result(request, protocol, real, generated, summary)
+    result["seconds"] = round(time.monotonic() - began, 3)
+    result["path"] = str(results.write(result, request.out))
+    for text in (*result["warnings"], results.line(result)):
+        say(text)
+    return result
+
+
+def _features_result(
+    request: Request,
+    protocol: Protocol,
+    real: Table,
+    generated: Table,
+    summary: Summary,
+) -> dict[str, Any]:
+    fields = {
+        "protocol": protocol.full_name,
+        "covariance": protocol.covariance,
+        "data": real.identity(),
+        "samples": len(generated.rows),
+        "groups": group_count(real, generated),
+    }
+    return {
+        "protocol": protocol.full_name,
+        "about": protocol.about,
+        "fingerprint": fingerprint(fields),
+        "run": None,
+        "step": None,
+        "averaged": None,
+        "subject": Path(str(request.generated)).stem,
+        "weights": generated.sha256,
+        "detector": None,
+        "comparable": True,
+        "comparable_with": None,
+        **{name: dict(getattr(summary, name)) for name in
+           ("values", "standard_error", "debiased", "null_bias", "interval")},
+        "warnings": list(summary.warnings),
+        "generated": "features",
+        "counts": {"clips": len(generated.rows), "real": len(real.rows), "asked": None},
+        "fields": fields,
+        "manifest": real.sha256,
+        "time": time.time(),
+        "versions": versions(),
+        **summary.details,
+    }  # fmt: skip

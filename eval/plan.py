@@ -242,23 +242,28 @@ def _remarks(
     found = []
     if isinstance(pair.generated, Folder) and (lossy := pair.generated.lossy()):
         found.append(f"the generated clips went through a lossy codec ({lossy}): store png or npz")
-    if protocol.kind == "reconstruction" and (why := lpips.available(_folder(request))):
-        found.append(f"no LPIPS: {why}")
+    if protocol.kind == "reconstruction" and lpips.available(_folder(request)):
+        files = " and ".join(weights.known(name).file for name in lpips.FILES)
+        found.append(f"no LPIPS: {files} are not ready in {_folder(request)}: hvdm weights list")
     if protocol.kind == "reconstruction" and detector is None:
         found.append("no R-FVD: detector=i3d adds it")
     if detector and not detectors.find(detector.name).comparable:
-        found.append(f"not comparable with published numbers: {wanted(request, protocol)}")
+        found.append(f"not comparable with published numbers: {_wanted_file(request, protocol)}")
     return found
 
 
 def wanted(request: Request, protocol: Protocol) -> str:
-    """Which file would make a number comparable."""
+    """Which file would make a number comparable, and where it comes from."""
+    name = protocol.detector_default or "i3d"
+    asked = detectors.KNOWN[name].weights
+    source = f", from {weights.known(asked).url}" if asked else ""
+    return _wanted_file(request, protocol) + source
+
+
+def _wanted_file(request: Request, protocol: Protocol) -> str:
     name = protocol.detector_default or "i3d"
     asked = detectors.KNOWN[name].weights
     if asked is None:
         return f"detector={name} would be"
     file = weights.known(asked)
-    return (
-        f"detector={name} would be, with {file.file} ({file.expected}) from {file.url} in "
-        f"{_folder(request)}"
-    )
+    return f"detector={name} would be, with {file.file} ({file.expected}) in {_folder(request)}"

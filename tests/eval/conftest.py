@@ -45,12 +45,13 @@ def make_run(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         scale: float = 1.0,
         step: int = 4,
         extra: Any = None,
+        average: float | None = None,
     ) -> Path:
         run = tmp_path / name
         config = configs.load(
             {
                 "recipe": "eval_toy_recipe",
-                "model": {"kind": kind, "scale": scale},
+                "model": {"kind": kind, "scale": scale, "averaged": average is not None},
                 "data": {"path": str(clips), "frames": 6, "height": 32, "width": 32},
                 "optimizer": {"name": "sgd", "lr": 0.1},
                 "engine": {"name": "local"},
@@ -63,8 +64,12 @@ def make_run(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         )
         run.mkdir(exist_ok=True)
         (run / build.CONFIG_FILE).write_text(yaml.safe_dump(configs.plain(config)))
-        engines = build.build_engines(config, build.build_recipe(config))
-        checkpoint.save(run, step, engines, {}, extra or {})
+        recipe = build.build_recipe(config)
+        engines = build.build_engines(config, recipe)
+        averages = build.build_averages(config, recipe, engines)
+        for kept in averages.values():
+            kept.averages[0].fill_(average)
+        checkpoint.save(run, step, engines, averages, extra or {})
         return run
 
     yield make_one

@@ -15,6 +15,7 @@ from hvdm.recipe import Clip, Given, Noise, Phase, Recipe, SampleRequest
 class Config:
     kind: Literal["autoencoder", "generator"] = "autoencoder"
     scale: float = 1.0
+    averaged: bool = False
 
 
 def build(config: Config, given: Given) -> Recipe:
@@ -31,10 +32,11 @@ class Scale(nn.Module):
 class ToyGenerator:
     """Coarse noise that drifts; its scale says how far the colours spread."""
 
-    averaged: tuple[str, ...] = ()
+    averaged: tuple[str, ...]
 
     def __init__(self, config: Config, clip: Clip) -> None:
         self.clip = clip
+        self.averaged = ("net",) if config.averaged else ()
         self.trained = nn.ModuleDict({"net": Scale(config.scale)})
         self.frozen = nn.ModuleDict()
         self.phases: tuple[Phase, ...] = ()

@@ -71,7 +71,8 @@ def test_folders_without_any_run(folders, tmp_path):
     request = Request(None, real=str(folders["long"]), generated=made, out=str(tmp_path), **asked)
     result = evaluate(request, say=said.append)
     assert not result["comparable"] and "not comparable" in said[-1]
-    for part in ("i3d_torchscript.pt", "93daef59c7", "dropbox.com"):
+    assert "dropbox.com" in result["comparable_with"]
+    for part in ("i3d_torchscript.pt", "93daef59c7"):
         assert part in result["comparable_with"] and any(part in text for text in said)
     assert result["counts"]["clips"] == 20 and result["counts"]["real"] == 8
     assert result["values"]["fvd"] > 0 and result["controls"]["halves"]["value"] > 0

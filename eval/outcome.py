@@ -1,0 +1,163 @@
+"""From the features of a plan to its result: numbers, warnings, files beside the run."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eval import detectors, frechet, history, reconstruction, results, scores
+from eval.kinds import Options, Summarize, Summary
+from eval.plan import Plan, Say, wanted
+from eval.store import Store
+from eval.subject import RECONSTRUCTIONS, SAMPLES
+from hvdm.errors import UserError
+from hvdm.run import versions
+
+KINDS: Mapping[str, Summarize] = {
+    "frechet": frechet.summarize,
+    "mmd": scores.kvd,
+    "kid": scores.kid,
+    "precision": scores.precision,
+    "inception": scores.inception,
+}
+Stores = dict[str, Store]
+
+
+def finish(plan: Plan, stores: Stores, seconds: float, say: Say) -> dict[str, Any]:
+    summary = _summary(plan, stores)
+    result = _result(plan, stores, summary, seconds)
+    result["path"] = str(results.write(result, plan.request.out))
+    if plan.request.pictures and plan.subject.run:
+        _show(plan, stores)
+    if plan.subject.opened:
+        history.record(plan.subject.opened, result)
+    for text in (*result["warnings"], results.line(result)):
+        say(text)
+    return result
+
+
+def _summary(plan: Plan, stores: Stores) -> Summary:
+    protocol, options = plan.protocol, Options(plan.request.extrapolate)
+    for name, store in stores.items():
+        if store.clips() < 2:
+            raise UserError(
+                f"{name} set: {store.clips()} of {plan.works[name].clips} clips are long enough, "
+                "and a spread needs at least 2"
+            )
+    if protocol.kind == "reconstruction":
+        found = reconstruction.summarize(protocol, stores["rows"], options)
+        if "real" not in stores:
+            return found
+        of_sets = frechet.summarize(
+            replace(protocol, metric="rfvd"), stores["real"], stores["generated"], options
+        )
+        return _joined(found, of_sets)
+    real = stores.get("real", stores["generated"])
+    return KINDS[protocol.kind](protocol, real, stores["generated"], options)
+
+
+def _joined(a: Summary, b: Summary) -> Summary:
+    return Summary(
+        {**a.values, **b.values},
+        {**a.standard_error, **b.standard_error},
+        {**a.debiased, **b.debiased},
+        {**a.null_bias, **b.null_bias},
+        {**a.interval, **b.interval},
+        (*a.warnings, *b.warnings),
+        {**a.details, **b.details},
+    )
+
+
+def identity(plan: Plan) -> dict[str, Any]:
+    """What a result's file is named after."""
+    return {
+        "protocol": plan.protocol.full_name,
+        "fingerprint": plan.fingerprint,
+        "run": plan.subject.run,
+        "step": plan.subject.step,
+        "averaged": plan.subject.averaged,
+        "subject": plan.subject.name,
+        "weights": plan.subject.weights,
+    }
+
+
+def _result(plan: Plan, stores: Stores, summary: Summary, seconds: float) -> dict[str, Any]:
+    opened, detector = plan.subject.opened, plan.detector
+    data = plan.fields["data"] or {}
+    comparable = detector is None or detectors.find(detector.name).comparable
+    counts = {name: store.clips() for name, store in stores.items()}
+    main = counts.get("generated", counts.get("rows"))
+    return {
+        **identity(plan),
+        "about": plan.protocol.about,
+        "detector": detector.name if detector else None,
+        "comparable": comparable,
+        "comparable_with": None if comparable else wanted(plan.request, plan.protocol),
+        "values": dict(summary.values),
+        "standard_error": dict(summary.standard_error),
+        "debiased": dict(summary.debiased),
+        "null_bias": dict(summary.null_bias),
+        "interval": dict(summary.interval),
+        "warnings": [*plan.warnings, *_short(stores), *_duplicates(stores), *summary.warnings],
+        "generated": plan.fields["generated"]["what"],
+        "counts": {
+            "clips": main,
+            "real": counts.get("real"),
+            "asked": plan.asked,
+            "short": {name: store.short() for name, store in stores.items()},
+            "blocks": stores["generated" if "generated" in stores else "rows"].blocks,
+        },
+        "fields": dict(plan.fields),
+        "recipe": opened.config.recipe if opened else None,
+        "first_stage": opened.checkpoint.manifest.get("identity", {}).get("first_stage_weights")
+        if opened
+        else None,
+        "manifest": data.get("manifest") or data.get("sha256"),
+        "device": plan.request.device,
+        "time": time.time(),
+        "seconds": round(seconds, 3),
+        "versions": versions(),
+        **summary.details,
+    }
+
+
+def _short(stores: Stores) -> list[str]:
+    found = {name: store.short() for name, store in stores.items()}
+    return [f"{count} {name} clips were too short, and left out" for name, count in found.items()
+            if count]  # fmt: skip
+
+
+def _duplicates(stores: Stores) -> list[str]:
+    """A model that makes the same clip again and again is told so."""
+    store = stores.get("generated")
+    if store is None or detectors.FEATURES not in store.layers():
+        return []
+    each = [store.read(number) for number in range(store.blocks)]
+    rows = [row.tobytes() for block in each for row in _per_clip(block)]
+    again = len(rows) - len(set(rows))
+    return [f"{again} generated clips equal others to the bit"] if again else []
+
+
+def _per_clip(block: Mapping[str, Any]) -> Any:
+    clips = len(block["keys"])
+    return block[detectors.FEATURES].reshape(clips, -1) if clips else []
+
+
+def _show(plan: Plan, stores: Stores) -> None:
+    """Clips to look at, beside the numbers, for the report."""
+    from eval.pictures import write_previews
+
+    made = stores["generated" if "generated" in stores else "rows"].preview()
+    original = stores["rows"].read(0).get("original") if "rows" in stores else None
+    if original is None and "real" in stores:
+        original = stores["real"].preview()
+    if made is None or original is None or plan.subject.step is None:
+        return
+    what = str(plan.fields["generated"]["what"])
+    if original.shape != made.shape and what == RECONSTRUCTIONS:
+        what = SAMPLES
+    sides = [torch.from_numpy(side) for side in (original, made)]
+    write_previews(Path(str(plan.subject.run)) / "samples", plan.subject.step, what, *sides)
