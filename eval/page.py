@@ -70,11 +70,16 @@ def summary(facts: Mapping[str, Any]) -> str:
         "evaluations": len(facts["evaluations"]) or None,
     }
     shown = "".join(
-        f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>"
+        f"<div><dt>{name}</dt><dd>{_breakable(str(value))}</dd></div>"
         for name, value in tiles.items()
         if value is not None
     )
     return f'<dl class="tiles">{shown}</dl>' if shown else ""
+
+
+def _breakable(text: str) -> str:
+    """Long names break behind their dots."""
+    return escape(text).replace(".", ".<wbr>") if len(text) > 12 else escape(text)
 
 
 def curves(found: Mapping[str, Sequence[Point]]) -> str:

@@ -1,0 +1,83 @@
+"""The README against the tree: what it tells exists, and can be typed."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from launcher import arguments, cli, compose
+from launcher.verbs import VERBS
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+LAYOUT = README.split("## Layout")[1].split("\n## ")[0]
+COMMAND = re.compile(r"hvdm ((?:[a-z]+ ?)+(?:[\w.]+=\S+ ?|--\w+ ?|[A-Z] ?)*)")
+
+
+def commands():
+    """What stands in code as `hvdm …`, without prose and comments."""
+    code = re.findall(r"```\n?(.*?)```|`([^`\n]+)`", README, flags=re.DOTALL)
+    lines = [line for block in code for part in block for line in part.splitlines()]
+    found = [COMMAND.search(line.partition("#")[0]) for line in lines]
+    return sorted({match[1].strip() for match in found if match and "VERB" not in match[0]})
+
+
+def test_the_layout_is_the_tree():
+    told = set(re.findall(r"^\| `([\w.]+)/` \|", LAYOUT, flags=re.MULTILINE))
+    assert told and all((ROOT / name).is_dir() for name in told)
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("no git here: the other half of the comparison is left out")
+    tracked = {line.split("/")[0] for line in listed.stdout.splitlines() if "/" in line}
+    assert {name for name in tracked if not name.startswith(".")} == told
+
+
+@pytest.mark.parametrize("line", commands())
+def test_its_commands_are_ours(line):
+    given = arguments.parse(shlex.split(line))
+    verb = cli._find(given)
+    assert verb.name in VERBS
+    name = given.values.get("config")
+    if verb.name == "train" and name:
+        given.take("config")
+        assert compose.run_config(name, given.rest()).run
+
+
+def test_it_has_commands():
+    assert {"demo", "doctor"} <= set(commands()) and len(commands()) > 8
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    told = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, flags=re.MULTILINE))
+    assert {"demo", "test"} <= told
+    for target in told:
+        assert f"\n{target}:" in makefile
+
+
+def test_its_links_and_its_picture_are_there():
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    for link in links:
+        assert link.startswith("http") or (ROOT / link).exists(), link
+    (picture,) = [link for link in links if link.endswith(".png")]
+    assert (ROOT / picture).stat().st_size < 300_000
+
+
+def test_the_first_paragraph_is_short():
+    first = README.split("\n\n")[1]
+    assert len(first.split(". ")) <= 7 and len(first) < 700
+
+
+def test_help_names_every_verb_and_every_example_can_be_typed():
+    text = cli.overview()
+    for name, verb in VERBS.items():
+        assert f"  {name} " in text
+        assert verb.help().count("hvdm ") > len(verb.examples)
+        for example in verb.examples:
+            words = shlex.split(example.partition(" >")[0])
+            assert cli._find(arguments.parse(words)).name == name
