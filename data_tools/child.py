@@ -4,6 +4,7 @@ A damaged video can make a native decoder crash or loop for ever, where no excep
 helps. The child is started once and serves calls until one of them fails that way.
 """
 
+import atexit
 import ctypes
 import os
 import pickle
@@ -83,6 +84,7 @@ class Child:
 
 
 _own = Child()
+atexit.register(_own.close)
 
 
 def call(function: Callable[..., T], *arguments: Any, limit_s: float) -> T:

@@ -22,8 +22,13 @@ def encode_h264(
     crf: int = 16,
     group: int = GROUP,
     convert: Convert | None = None,
+    tree: bool = True,
 ) -> bytes:
-    """An mp4 whose bytes depend on the frames alone; x264's depend on its thread count too."""
+    """An mp4 whose bytes depend on the frames alone; x264's depend on its thread count too.
+
+    With x264's macroblock tree, equal small frames gave unequal bytes, depending on what the
+    process had done before; without it, and with its C code instead of assembly, they did not.
+    """
     import av
 
     convert = convert or to_yuv420
@@ -33,7 +38,7 @@ def encode_h264(
         "bf": "0",
         "sc_threshold": "0",
         "threads": "1",
-        "x264-params": "open-gop=0",
+        "x264-params": f"open-gop=0:mbtree={int(tree)}",
     }
     # To put the index at the front, the muxer reads its own file again, so it needs a real one.
     with tempfile.TemporaryDirectory() as folder:

@@ -135,8 +135,10 @@ class SceneCuts:
     """PySceneDetect's adaptive detector, at the settings that did best in its own benchmark."""
 
     def __init__(self, rate: float) -> None:
+        import cv2
         from scenedetect.detectors import AdaptiveDetector
 
+        cv2.setNumThreads(1)
         self._rate = rate
         shortest = max(2, round(0.6 * rate))
         self._detector = AdaptiveDetector(

@@ -11,10 +11,12 @@ from hvdm.data.decode import (
     CannotDecode,
     ClipSpec,
     Frames,
+    check_decoder,
     count_frames,
     crop_to_aspect,
     decode,
     decode_all,
+    read_frames,
     resize,
 )
 from hvdm.data.synthetic import render
@@ -63,6 +65,20 @@ def test_pyav_reads_the_same_pixels_as_decord(mp4: bytes, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "decord", None)
     assert np.array_equal(decode(mp4, ClipSpec(5, 64, 64), start=4), by_decord)
     assert count_frames(mp4) == 12
+
+
+@pytest.mark.parametrize("decoder", ["decord", "pyav", "torchcodec"])
+def test_decoders_agree_on_every_frame(mp4: bytes, decoder: str) -> None:
+    if decoder == "torchcodec":
+        pytest.importorskip("torchcodec", reason="torchcodec is not installed")
+    check_decoder(decoder)
+    indices = [11, 0, 5, 6]
+    assert np.array_equal(read_frames(mp4, indices, 12, "x", decoder), decode_all(mp4)[indices])
+
+
+def test_a_decoder_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match="did you mean 'decord'"):
+        check_decoder("decrod")
 
 
 def test_what_decord_cannot_read_pyav_does(frames: Frames) -> None:

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_tools import child
+from data_tools import child, plan
+from data_tools.probe import probe
 from data_tools.settings import Settings
 from data_tools.shard import shard
+from data_tools.sources import find
+from data_tools.transcode import sample_parts
 from data_tools.verify import verify
 from hvdm.data.loader import ClipSpec, Loader
 from hvdm.data.rows import about_of
@@ -306,3 +309,24 @@ def test_splits_are_by_source(folder: Path, tmp_path: Path) -> None:
         for split in ("train", "test")
     }
     assert sides["train"] and sides["test"] and not sides["train"] & sides["test"]
+
+
+def cut_after_others(items: list[Any], settings: Settings) -> bytes:
+    """The last item's first clip, after all of the others; runs in a child."""
+    clips = []
+    for item in items:
+        found = probe(item, settings)
+        clips += plan.make([(item, found)], settings).splits["train"][:1]
+    return [sample_parts(clip, settings)["mp4"] for clip in clips][-1]
+
+
+def test_a_clip_does_not_depend_on_what_was_encoded_before(folder: Path) -> None:
+    settings = Settings(height=32, width=32, clip_frames=32, min_frames=8, test=0.0)
+    items = find(str(folder), False)
+    seen = set()
+    for others in (0, 1, 2, 3):
+        own = child.Child()
+        chosen = [*items[1 : 1 + others], items[0]]
+        seen.add(own.call(cut_after_others, chosen, settings, limit_s=60))
+        own.close()
+    assert len(seen) == 1
