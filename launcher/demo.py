@@ -22,7 +22,9 @@ from launcher.quality import DETECTOR, DISTANCE, RECONSTRUCTION, Figure, figures
 WORKERS = ("cluster=local", "cluster.workers=2", "engine=deepspeed", "engine.zero=1")
 CLIPS = ("train=512", "test=64", "workers=2")
 SAMPLES = 16
-MAY_CHANGE = ("cluster", "engine", "log", "checkpoint", "first_stage_config")
+MAY_CHANGE = (
+    "cluster", "engine", "log", "checkpoint", "first_stage_config", "resume", "may_change",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
