@@ -110,7 +110,7 @@ def open_run(
     """Networks of RUN[@STEP], averaged weights where the run keeps them."""
     run, step = split_reference(str(reference))
     config = read_config(run)
-    found = checkpoint.choose(run, step)
+    found = checkpoint.choose(run, step, checkpoint.for_inference(averaged))
     recipe = build_recipe(config, first_stage_of(config, device))
     for name, module in recipe.trained.items():
         module.load_state_dict(checkpoint.weights(found, name, averaged))

@@ -13,6 +13,9 @@ from hvdm.errors import UserError, closest
 Samples = NewType("Samples", int)
 """A duration. People think in samples, so a change of batch size moves no schedule."""
 
+Resume = NewType("Resume", str)
+"""`auto`, `must`, `never`, or a step."""
+
 T = TypeVar("T")
 _SUFFIX = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 10**3, "M": 10**6}
 
@@ -92,6 +95,11 @@ class EmaConfig:
 class CheckpointConfig:
     every: Samples = Samples(4096)
     keep: int = 3
+    keep_every: Samples | None = None
+    pinned: tuple[int, ...] = ()
+    path: str | None = None
+    asynchronous: bool = True
+    failures: int = 3
 
 
 @dataclass(frozen=True)
@@ -118,6 +126,8 @@ class RunConfig:
     first_stage: str | None = None
     first_stage_config: str | None = None
     init: str | None = None
+    resume: Resume = Resume("auto")
+    may_change: tuple[str, ...] = ()
     skips_allowed: int = 10
     ema: EmaConfig = field(default_factory=EmaConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -147,6 +157,8 @@ def _positive_rule(config: RunConfig) -> str | None:
         "data.lanes": config.data.lanes,
         "data.window": config.data.window,
         "engine.threads": config.engine.threads,
+        "checkpoint.every": config.checkpoint.every,
+        "checkpoint.keep": config.checkpoint.keep,
     }
     for key, value in counts.items():
         if value < 1:
@@ -228,6 +240,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return parse(kind, value, where)
     if kind is Samples:
         return _samples(value, where)
+    if kind is Resume:
+        return _resume(value, where)
     return _scalar(kind, value, where)
 
 
@@ -265,6 +279,13 @@ def _samples(value: Any, where: str) -> int:
             if number != value and number.isdigit():
                 return int(number) * factor
     raise _wrong(where, "a number of samples such as 4096 or 64Ki", value)
+
+
+def _resume(value: Any, where: str) -> str:
+    words = ("auto", "must", "never")
+    if value in words or isinstance(value, int | str) and str(value).isdigit():
+        return str(value)
+    raise UserError(f"{where}={value!r} is neither a step nor one of {', '.join(words)}")
 
 
 def _scalar(kind: Any, value: Any, where: str) -> Any:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -20,13 +20,13 @@ import yaml
 
 from hvdm import build, dist
 from hvdm import config as configs
-from hvdm.config import RunConfig, steps_of
+from hvdm.config import Resume, RunConfig, steps_of
 from hvdm.data.loader import Loader
-from hvdm.errors import RunError, UserError
+from hvdm.errors import UserError
 from hvdm.nets import attention
 from hvdm.recipe import Recipe
 from hvdm.report import Console, JsonLines, Reporter, Sink, TensorBoard, WeightsAndBiases
-from hvdm.train import checkpoint
+from hvdm.train import checkpoint, places, resuming
 from hvdm.train.loop import Session, train_step
 from hvdm.train.meter import Meter
 
@@ -56,8 +56,22 @@ def train(config: RunConfig, sinks: Sequence[Sink] | None = None) -> Outcome:
         claimed(run),
         build.build_loader(config, config.data.train, config.data.before) as loader,
     ):
+        _point(config, run)
         session = _session(config, device, report)
         return _train(session, loader, run, say)
+
+
+def _point(config: RunConfig, run: Path) -> None:
+    """Where the checkpoints lie, for all who read the run."""
+    problem = None
+    if dist.is_main():
+        try:
+            places.point(run, config.checkpoint.path)
+        except UserError as error:
+            problem = error
+    problem = dist.broadcast(problem)
+    if problem is not None:
+        raise problem
 
 
 def _session(config: RunConfig, device: torch.device, report: Reporter) -> Session:
@@ -94,27 +108,32 @@ def _warm_start(config: RunConfig, recipe: Recipe) -> None:
 def _train(session: Session, loader: Loader, run: Path, say: Callable[[str], None]) -> Outcome:
     config, total = session.config, session.config.total_steps
     identity = build.identity(config, loader)
-    first = _resume(session, loader, run, identity, say)
+    found = resuming.resume(session, run, identity, say)
+    first = found.step if found else 0
+    if found:
+        loader.remember(found.manifest.get("substitutions", []))
     if first >= total:
         if dist.is_main():
             say(f"{run} is finished: {first} of {total} steps. steps=N trains it further")
         return Outcome(first, True)
     _describe(session, run)
-    session.report.event("resumed" if first else "started", step=first, **_environment(session))
-
-    def save(step: int) -> None:
-        _save(session, loader, run, step, identity)
-
-    last = _steps(session, loader, first, total, save)
+    _tell_start(session, found)
+    with checkpoint.Saver(
+        run, session.engines, session.averages, config.checkpoint, session.report
+    ) as saver:
+        if found:
+            saver.verified(found.manifest.get("sha256"))
+        last = _steps(session, loader, first, saver, identity)
+        saver.finish_last()
     if last == total:
         session.report.event("finished", step=last)
     return Outcome(last, last == total)
 
 
 def _steps(
-    session: Session, loader: Loader, first: int, total: int, save: Callable[[int], None]
+    session: Session, loader: Loader, first: int, saver: checkpoint.Saver, identity: Any
 ) -> int:
-    config = session.config
+    config, total = session.config, session.config.total_steps
     save_every = max(1, steps_of(config.checkpoint.every, config.batch))
     log_every = max(1, steps_of(config.log.every, config.batch))
     meter = Meter(config.batch, total)
@@ -130,10 +149,12 @@ def _steps(
                 session.report.metrics(
                     step=done, steps=total, samples=done * config.batch, **means, **speed
                 )
+            saver.poll()
             stop = any(dist.all_gather(bool(stopping))) if _watches_signals() else False
             if done % save_every == 0 or done == total or stop:
-                save(done)
+                saver.begin(done, _contents(session, loader, done, identity))
             if stop:
+                saver.finish_last()
                 session.report.event("stopped", step=done, reason="signal")
                 return done
     return total
@@ -146,79 +167,21 @@ def _tell_substitutions(session: Session, loader: Loader, step: int) -> None:
             session.report.event("substituted", step=step, **one._asdict())
 
 
-# Resuming
-
-
-def _resume(
-    session: Session,
-    loader: Loader,
-    run: Path,
-    identity: Mapping[str, Any],
-    say: Callable[[str], None],
-) -> int:
-    """Rank 0 chooses the checkpoint; all ranks load that one."""
-    chosen = dist.broadcast(_newest_step(run, say) if dist.is_main() else None)
-    if isinstance(chosen, Exception):
-        raise chosen
-    if chosen is None:
-        return 0
-    found = checkpoint.choose(run, chosen)
-    _same_run(run, found.manifest["identity"], identity)
-    for name, engine in session.engines.items():
-        checkpoint.restore(found, name, engine, session.averages.get(name))
-    loader.remember(found.manifest.get("substitutions", []))
-    return found.step
-
-
-def _newest_step(run: Path, say: Callable[[str], None]) -> int | None | RunError:
-    try:
-        found = checkpoint.newest_valid(run, say)
-    except RunError as error:
-        return error
-    return found.step if found else None
-
-
-def _same_run(run: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    old, new = dict(_flat(then)), dict(_flat(now))
-    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    if changed:
-        key = changed[0]
-        more = f" (and {len(changed) - 1} more: {', '.join(changed[1:4])})" if changed[1:] else ""
-        raise UserError(
-            f"{run} has checkpoints of another run: {key} was {old.get(key)!r}, is now "
-            f"{new.get(key)!r}{more}; set it back, or use run=DIR for a new run"
-        )
-
-
-def _flat(value: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _flat(inner, f"{where}{key}.")
-        else:
-            yield f"{where}{key}", inner
-
-
-def _save(
-    session: Session, loader: Loader, run: Path, step: int, identity: Mapping[str, Any]
-) -> None:
+def _contents(session: Session, loader: Loader, step: int, identity: Mapping[str, Any]) -> Any:
+    """What a checkpoint holds besides the state of the networks."""
     config = session.config
-    began = time.monotonic()
     _tell_substitutions(session, loader, step)
     lost = {one for of_rank in dist.all_gather(loader.substitutions()) for one in of_rank}
     loader.remember(list(lost))
-    extra = {
+    return {
         "identity": identity,
         "cursor": {"seed": config.seed, "draw": step * config.batch},
         "config": configs.digest(configs.plain(config)),
+        "engine": engine_name(config),
         "commit": commit(),
         "versions": versions(),
         "substitutions": loader.substitutions(),
     }
-    checkpoint.save(run, step, session.engines, session.averages, extra)
-    if dist.is_main():
-        checkpoint.keep_last(run, config.checkpoint.keep)
-    seconds = round(time.monotonic() - began, 3)
-    session.report.event("saved", step=step, seconds=seconds)
 
 
 # The process around it
@@ -347,10 +310,22 @@ def _stop_signal() -> Iterator[list[int]]:
 
 def _describe(session: Session, run: Path) -> None:
     if dist.is_main():
-        text = yaml.safe_dump(configs.plain(session.config), sort_keys=False)
+        config = replace(session.config, resume=Resume("auto"))
+        text = yaml.safe_dump(configs.plain(config), sort_keys=False)
         part = run / f".part-{build.CONFIG_FILE}"
         part.write_text(text)
         part.rename(run / build.CONFIG_FILE)
+
+
+def _tell_start(session: Session, found: checkpoint.Checkpoint | None) -> None:
+    if found is None:
+        session.report.event("started", step=0, **_environment(session))
+        return
+    then = {"workers": found.manifest["world"], "engine": found.manifest.get("engine")}
+    now = _environment(session)
+    changed = {key: [then[key], now[key]] for key in then if then[key] not in (None, now[key])}
+    more = {"changed": changed} if changed else {}
+    session.report.event("resumed", step=found.step, **now, **more)
 
 
 def _environment(session: Session) -> dict[str, Any]:

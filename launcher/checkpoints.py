@@ -8,8 +8,9 @@ import torch
 
 from hvdm import build
 from hvdm.errors import UserError
-from hvdm.train import checkpoint
+from hvdm.train import checkpoint, places, retention
 from hvdm.train.checkpoint import Checkpoint, Reader
+from hvdm.train.choosing import candidates
 from launcher.arguments import Arguments
 
 
@@ -36,10 +37,10 @@ def _run(given: Arguments) -> Path:
 def _row(found: Checkpoint, hashed: bool) -> dict[str, Any]:
     row = {
         "step": found.step,
-        "bytes": sum(file["bytes"] for file in found.manifest["files"].values()),
+        "bytes": found.bytes,
         "world": found.manifest["world"],
         "time": found.manifest["time"],
-        "path": str(found.path),
+        "path": found.where,
     }
     return row | ({"sha256": checkpoint.hashes(found)} if hashed else {})
 
@@ -47,17 +48,59 @@ def _row(found: Checkpoint, hashed: bool) -> dict[str, Any]:
 def verify(given: Arguments) -> int:
     run = _run(given)
     given.done()
-    found = checkpoint.listed(run)
-    rows = [{"step": c.step, "damage": checkpoint.damage(c)} for c in found]
-    for path in sorted((run / "checkpoints").glob("step-*")):
-        if path not in {c.path for c in found}:
-            rows.append({"step": None, "damage": f"{path} has no readable manifest"})
+    rows = [_verified(found) for found in reversed(candidates(run))]
     damaged = [row for row in rows if row["damage"]]
     if given.json:
         print(json.dumps(rows, indent=1))
     for row in () if given.json else rows:
         print(f"step {row['step']}: {row['damage'] or 'whole'}")
     return 1 if damaged else 0
+
+
+def _verified(found: Checkpoint | str) -> dict[str, Any]:
+    if isinstance(found, str):
+        return {"step": None, "damage": found}
+    return {"step": found.step, "damage": checkpoint.damage(found)}
+
+
+def prune(given: Arguments) -> int:
+    """The same rule as training's, at once: pins and leases hold, the newest verified one stays."""
+    run = _run(given)
+    rule = _rule(given, run)
+    dry = given.flag("dry")
+    given.done()
+    place = places.of(run)
+    if dry:
+        steps = [found.step for found in retention.doomed(run, place, rule)[0]]
+    else:
+        steps = retention.prune(run, place, rule)
+    left = [found.step for found in checkpoint.listed(run)]
+    if given.json:
+        print(json.dumps({"dry": dry, "removed": steps, "left": left}, indent=1))
+        return 0
+    verb = "would be removed" if dry else "removed"
+    print(f"{verb}: {_steps(steps)}; there are: {_steps(left)}")
+    return 0
+
+
+def _rule(given: Arguments, run: Path) -> retention.Rule:
+    """The run's own, but for what was typed."""
+    own = build.read_config(run).checkpoint
+    keep = given.integer("keep", own.keep)
+    every = given.integer("keep_every", own.keep_every)
+    typed = given.take("pinned")
+    pinned = tuple(own.pinned)
+    if typed is not None:
+        if not all(word.isdigit() for word in typed.split(",")):
+            raise UserError(f"pinned={typed!r}: steps are expected, such as pinned=4000,8000")
+        pinned += tuple(int(word) for word in typed.split(","))
+    rule = retention.Rule(own.keep if keep is None else keep, every, pinned)
+    rule.check()
+    return rule
+
+
+def _steps(steps: list[int]) -> str:
+    return ", ".join(map(str, steps)) or "none"
 
 
 def diff(given: Arguments) -> int:

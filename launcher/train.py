@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from hvdm import build
@@ -11,6 +12,7 @@ from hvdm.config import RunConfig
 from hvdm.data.schema import read_manifest
 from hvdm.errors import RunError
 from hvdm.report import Console
+from hvdm.train import resuming
 from launcher import cluster, worker
 from launcher.follow import Follower
 
@@ -34,6 +36,7 @@ def preflight(config: RunConfig) -> None:
 def _inline(config: RunConfig) -> int:
     from hvdm import run
 
+    resuming.forget_request(Path(config.run))
     outcome = run.train(config)
     return 0 if outcome.finished else run.STOPPED_BY_SIGNAL
 
@@ -42,6 +45,7 @@ def _on_ray(config: RunConfig) -> int:
     folder = Path(config.run)
     folder.mkdir(parents=True, exist_ok=True)
     worker.taken_note(config.run)
+    config = replace(config, resume=resuming.leave_request(folder, config.resume))
     with cluster.session(config.cluster):
         try:
             with _followed(folder):

@@ -51,6 +51,7 @@ _ALL = (
             ("optimizer=adamw|sgd", "and optimizer.lr=, optimizer.clip=, …"),
             ("first_stage=RUN[@STEP]", "the autoencoder that a diffusion run works on"),
             ("init=RUN[@STEP]", "begin from another run's weights"),
+            ("resume=auto|must|never|STEP", "go on from the newest; from a step; from none"),
             *_WHERE,
             ("KEY=VALUE", "any key of the config, such as data.path=DIR or batch=16"),
         ),
@@ -195,6 +196,20 @@ _ALL = (
         "launcher.checkpoints:verify",
         (("run=RUN", "the run folder"), ("--json", "as data")),
         ("checkpoint verify run=runs/tiny/hvdm_autoencoder",),
+    ),
+    Verb(
+        "checkpoint prune",
+        "removes old checkpoints; never one that is pinned, leased, or the newest that verifies",
+        "launcher.checkpoints:prune",
+        (
+            ("run=RUN", "the run folder"),
+            ("keep=N", "the last N stay; default the run's checkpoint.keep"),
+            ("keep_every=N", "the first after each N samples stays; default the run's"),
+            ("pinned=STEP[,STEP…]", "these stay"),
+            ("dry=true", "only say what would go"),
+            ("--json", "as data"),
+        ),
+        ("checkpoint prune run=runs/tiny/hvdm_autoencoder keep=1 dry=true",),
     ),
     Verb(
         "checkpoint diff",

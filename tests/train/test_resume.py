@@ -13,7 +13,7 @@ import torch
 from hvdm import run
 from hvdm.config import CheckpointConfig, RunConfig, Samples
 from hvdm.errors import RunError, UserError
-from hvdm.train import checkpoint
+from hvdm.train import checkpoint, writing
 from hvdm.train.loop import train_step
 from tests.ranks import Ranks
 from tests.toys import ADAMW, run_config
@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_falls_back_aloud(
 
 
 def test_none_valid_is_an_error_and_never_step_zero(trained: RunConfig) -> None:
-    for folder in (Path(trained.run) / "checkpoints").iterdir():
+    for folder in (Path(trained.run) / "checkpoints").glob("step-*"):
         damage(folder, "bit")
     with pytest.raises(RunError, match="no checkpoint of .* is valid.*damaged"):
         run.train(replace(trained, steps=6), sinks=())
@@ -164,10 +164,10 @@ def test_a_full_disk_leaves_no_half_written_checkpoint(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(writing, "write_files", full)
     with pytest.raises(RunError, match="step 6 .*No space left.*same command"):
         run.train(replace(trained, steps=6), sinks=())
-    names = {path.name for path in (Path(trained.run) / "checkpoints").iterdir()}
+    names = {p.name for p in (Path(trained.run) / "checkpoints").iterdir()} - {"latest"}
     assert names == {checkpoint.name_of(2), checkpoint.name_of(4)}
     monkeypatch.undo()
     assert run.train(replace(trained, steps=6), sinks=()).finished
@@ -199,5 +199,6 @@ def test_the_step_function_is_the_only_one() -> None:
         for path in folder.rglob("*.py")
         if ".backward(" in path.read_text()
     ]
+    found.remove("launcher/footprint.py")  # counts the bytes of one backward, and moves nothing
     assert sorted(found) == ["hvdm/train/engine.py", "hvdm/train/loop.py", "hvdm/train/zero.py"]
     assert train_step.__module__ == "hvdm.train.loop"

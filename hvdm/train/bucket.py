@@ -1,0 +1,146 @@
+"""Checkpoints at an address that fsspec opens.
+
+An object store has no rename: files go under `step-…/ATTEMPT/`, and the manifest object, which is
+written last and names the attempt, is the commit.
+"""
+
+import fcntl
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+from hvdm.errors import RunError, UserError
+from hvdm.train import faults
+from hvdm.train.storage import LATEST, MANIFEST, Row, difference, dumped, hashed, parsed, step_of
+
+
+class Bucket:
+    """Whatever fsspec opens. What is read comes to a cache on this machine, checked on the way."""
+
+    def __init__(self, address: str, cache: Path) -> None:
+        self.where, self.cache = address.rstrip("/"), cache
+        self._fs, self._root = _opened(self.where)
+
+    def names(self) -> list[str]:
+        self._fs.invalidate_cache()
+        found = self._fs.glob(f"{self._root}/step-*/{MANIFEST}")
+        return sorted(path.rsplit("/", 2)[1] for path in found)
+
+    def path(self, name: str) -> Path:
+        return self.cache / name
+
+    def manifest(self, name: str) -> bytes:
+        content: bytes = self._fs.cat_file(f"{self._root}/{name}/{MANIFEST}")
+        return content
+
+    def problem(self, name: str, manifest: Row, file: str) -> str | None:
+        try:
+            self.fetched(name, manifest, file)
+        except RunError as error:
+            return str(error)
+        return None
+
+    def fetched(self, name: str, manifest: Row, file: str) -> Path:
+        row = manifest["files"][file]
+        path = self.cache / f"{row['sha256']}.safetensors"
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with open(path.with_suffix(".lock"), "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                self._fetch(f"{name}/{manifest['attempt']}/{file}", row, path)
+        return path
+
+    def _fetch(self, name: str, row: Row, path: Path) -> None:
+        what, part = f"{self.where}/{name}", path.with_suffix(".part")
+        try:
+            self._fs.get_file(f"{self._root}/{name}", str(part))
+        except FileNotFoundError:
+            raise RunError(f"{what} is missing") from None
+        except Exception as error:  # storage clients raise more kinds than they document
+            raise RunError(f"{what} cannot be read: {_line(error)}") from None
+        with open(part, "rb", buffering=0) as handle:
+            problem = difference(what, row, *hashed(handle))
+        if problem:
+            part.unlink()
+            raise RunError(problem)
+        part.rename(path)
+
+    def begin(self, name: str) -> str:
+        self._sweep()
+        return f"{name}/{time.time_ns():x}"
+
+    def _sweep(self) -> None:
+        """Objects that no manifest names are of saves or removals that were killed."""
+        attempts = {name: parsed(self.manifest(name)).get("attempt") for name in self.names()}
+        orphans = []
+        for path in self._fs.find(self._root):
+            name, _, rest = path[len(self._root) + 1 :].partition("/")
+            attempt = rest.partition("/")[0]
+            if name.startswith("step-") and "/" in rest and attempts.get(name, "") != attempt:
+                orphans.append(path)
+        aside = {path.rsplit("/", 1)[0] for path in self._fs.glob(f"{self._root}/step-*/aside-*")}
+        orphans = [path for path in orphans if path.rsplit("/", 2)[0] not in aside]
+        if orphans:
+            self._fs.rm(orphans)
+
+    @contextmanager
+    def writing(self, part: str, file: str) -> Iterator[Any]:
+        handle = self._fs.open(f"{self._root}/{part}/{file}", "wb")
+        try:
+            yield handle
+        except BaseException:
+            with suppress(Exception):
+                handle.discard()
+            raise
+        handle.close()
+
+    def commit(self, part: str, name: str, manifest: Mapping[str, Any]) -> None:
+        step = step_of(name)
+        attempt = part.rsplit("/", 1)[1]
+        faults.reach("manifest-written", step)
+        self._fs.pipe_file(
+            f"{self._root}/{name}/{MANIFEST}", dumped({**manifest, "attempt": attempt})
+        )
+        faults.reach("renamed", step)
+        faults.reach("replaced", step)
+        shutil.rmtree(self.cache, ignore_errors=True)
+
+    def abandon(self, part: str) -> None:
+        self._fs.invalidate_cache()
+        if self._fs.exists(f"{self._root}/{part}"):
+            self._fs.rm(f"{self._root}/{part}", recursive=True)
+
+    def tell_latest(self, name: str) -> None:
+        self._fs.pipe_file(f"{self._root}/{LATEST}", f"{name}\n".encode())
+
+    def remove(self, name: str, needed: Callable[[], bool]) -> bool:
+        if needed():
+            return False
+        attempt = parsed(self.manifest(name))["attempt"]
+        self._fs.rm_file(f"{self._root}/{name}/{MANIFEST}")
+        faults.reach("trash-renamed", step_of(name))
+        self.abandon(f"{name}/{attempt}")
+        return True
+
+    def set_aside(self, name: str, stamp: str) -> str:
+        place = f"{name}/aside-{stamp}-{MANIFEST}"
+        self._fs.copy(f"{self._root}/{name}/{MANIFEST}", f"{self._root}/{place}")
+        self._fs.rm_file(f"{self._root}/{name}/{MANIFEST}")
+        return f"{self.where}/{place}"
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _opened(address: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        fs, root = fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"checkpoint.path={address} cannot be opened: {_line(error)}") from None
+    return fs, cast(str, root).rstrip("/")

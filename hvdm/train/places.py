@@ -1,0 +1,48 @@
+"""Which storage holds a run's checkpoints."""
+
+from pathlib import Path
+
+from hvdm.errors import UserError
+from hvdm.train.bucket import Bucket
+from hvdm.train.storage import Folder, Storage
+
+POINTER = "address"
+
+
+def of(run: Path) -> Storage:
+    """`RUN/checkpoints`, or where the pointer in it says."""
+    return at(run, pointed(run))
+
+
+def at(run: Path, address: str | None) -> Storage:
+    if address is None:
+        return Folder(run / "checkpoints")
+    if "://" in address:
+        return Bucket(address, run / ".fetched")
+    return Folder(Path(address))
+
+
+def pointed(run: Path) -> str | None:
+    pointer = run / "checkpoints" / POINTER
+    return pointer.read_text().strip() if pointer.is_file() else None
+
+
+def point(run: Path, address: str | None) -> None:
+    """Keeps checkpoints elsewhere from now on; never away from some that are there."""
+    before = pointed(run)
+    if before == address:
+        return
+    old, new = at(run, before), at(run, address)
+    if old.names() and not new.names():
+        raise UserError(
+            f"{run} has its checkpoints in {old.where}, and {new.where} has none: copy them there, "
+            f"or set checkpoint.path={before or 'null'}"
+        )
+    pointer = run / "checkpoints" / POINTER
+    if address is None:
+        pointer.unlink()
+        return
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    part = pointer.with_name(f".{POINTER}")
+    part.write_text(f"{address}\n")
+    part.rename(pointer)
