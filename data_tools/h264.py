@@ -22,7 +22,6 @@ def encode_h264(
     crf: int = 16,
     group: int = GROUP,
     convert: Convert | None = None,
-    tree: bool = True,
 ) -> bytes:
     """An mp4 whose bytes depend on the frames alone; x264's depend on its thread count too.
 
@@ -38,7 +37,7 @@ def encode_h264(
         "bf": "0",
         "sc_threshold": "0",
         "threads": "1",
-        "x264-params": f"open-gop=0:mbtree={int(tree)}",
+        "x264-params": "open-gop=0:mbtree=0",
     }
     # To put the index at the front, the muxer reads its own file again, so it needs a real one.
     with tempfile.TemporaryDirectory() as folder:
@@ -54,11 +53,7 @@ def encode_h264(
 
 
 def to_yuv420(rgb: Pixels) -> Pixels:
-    """`H W 3` as planes `3H/2 W` (BT.601, limited range).
-
-    Left to the encoder, the conversion read memory beyond small frames: equal frames gave unequal
-    bytes, depending on what the process had encoded before.
-    """
+    """`H W 3` as planes `3H/2 W`, BT.601, limited range."""
     weights = np.array(
         [
             [65.481, 128.553, 24.966],

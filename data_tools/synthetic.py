@@ -23,7 +23,7 @@ from hvdm.data.synthetic import CLASSES, render
 from hvdm.errors import UserError
 
 GENERATOR = "synthetic"
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,7 @@ def _clip_parts(clip: Clip, settings: Settings) -> dict[str, bytes]:
     frames = _frames(clip, settings)
     height, width = frames[0].shape[:2]
     rate = Fraction(clip.probe["fps"])
-    video = encode_h264(
-        np.stack(frames), rate, settings.crf, settings.gop, quick_yuv420, tree=False
-    )
+    video = encode_h264(np.stack(frames), rate, settings.crf, settings.gop, quick_yuv420)
     stored = {
         "frames": len(frames),
         "height": height,
