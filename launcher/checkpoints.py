@@ -11,6 +11,7 @@ from hvdm.errors import UserError
 from hvdm.train import checkpoint, places, retention
 from hvdm.train.checkpoint import Checkpoint, Reader
 from hvdm.train.choosing import candidates
+from hvdm.train.storage import Folder
 from launcher.arguments import Arguments
 
 
@@ -74,6 +75,8 @@ def prune(given: Arguments) -> int:
         steps = [found.step for found in retention.doomed(run, place, rule)[0]]
     else:
         steps = retention.prune(run, place, rule)
+        if isinstance(place, Folder):
+            place.sweep()
     left = [found.step for found in checkpoint.listed(run)]
     if given.json:
         print(json.dumps({"dry": dry, "removed": steps, "left": left}, indent=1))

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.ranks import free_port
 
-_PRELOADED = ["hvdm.run", "hvdm.train.bucket", "tests.toys"]
+_PRELOADED = ["hvdm.run", "hvdm.train.bucket", "torch._dynamo", "tests.toys"]
 
 
 def _rank(config: Any, environment: Mapping[str, str], quiet: bool) -> None:

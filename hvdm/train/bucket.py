@@ -69,10 +69,10 @@ class Bucket:
         part.rename(path)
 
     def begin(self, name: str) -> str:
-        self._sweep()
+        self.sweep()
         return f"{name}/{time.time_ns():x}"
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
         """Objects that no manifest names are of saves or removals that were killed."""
         attempts = {name: parsed(self.manifest(name)).get("attempt") for name in self.names()}
         orphans = []

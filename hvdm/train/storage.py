@@ -62,6 +62,10 @@ class Storage(Protocol):
         """Unlists it, then frees its bytes, unless it is needed all the same."""
         ...
 
+    def sweep(self) -> None:
+        """Frees what a killed removal left."""
+        ...
+
     def set_aside(self, name: str, stamp: str) -> str:
         """Unlists it and keeps its bytes; gives where they are now."""
         ...
@@ -137,7 +141,8 @@ class Folder:
 
     def begin(self, name: str) -> str:
         self._settle()
-        for stale in [*self.root.glob(f"{PART}*"), *self.root.glob(f"{TRASH}*")]:
+        self.sweep()
+        for stale in self.root.glob(f"{PART}*"):
             shutil.rmtree(stale)
         part = f"{PART}{name}"
         (self.root / part).mkdir(parents=True)
@@ -198,6 +203,10 @@ class Folder:
             return False
         shutil.rmtree(trash, ignore_errors=True)
         return True
+
+    def sweep(self) -> None:
+        for trash in self.root.glob(f"{TRASH}*"):
+            shutil.rmtree(trash, ignore_errors=True)
 
     def set_aside(self, name: str, stamp: str) -> str:
         place = self.root / f"aside-{stamp}-{name}"
