@@ -106,13 +106,24 @@ def test_shapes(config, clip, latent):
     assert decoded.abs().max() < 1
 
 
-def test_default_clip_shapes_on_meta():
+@pytest.mark.parametrize("variant", ["figure", "released"])
+@pytest.mark.parametrize(
+    "clip, latent",
+    [
+        (Clip(16, 256, 256), (4, 16, 32, 32)),
+        (Clip(16, 128, 128), (4, 16, 16, 16)),
+        (Clip(16, 64, 64), (4, 16, 8, 8)),
+        (Clip(8, 32, 32), (4, 8, 4, 4)),
+        (Clip(12, 64, 128), (4, 12, 8, 16)),
+    ],
+)
+def test_clip_shapes_of_the_paper_on_meta(variant, clip, latent):
     with torch.device("meta"):
-        recipe = build(Config(), Given(Clip(16, 256, 256)))
-        video = torch.empty(1, 3, 16, 256, 256)
-        latent = recipe.encode(recipe.trained, video)
-        assert latent.shape[1:] == recipe.latent_shape == (4, 16, 32, 32)
-        assert recipe.decode(recipe.trained, latent).shape == video.shape
+        recipe = build(Config(variant=variant), Given(clip))
+        video = torch.empty(1, *clip.shape)
+        encoded = recipe.encode(recipe.trained, video)
+        assert encoded.shape[1:] == recipe.latent_shape == latent
+        assert recipe.decode(recipe.trained, encoded).shape == video.shape
 
 
 def wavelet_features(config, video):
