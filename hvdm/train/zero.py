@@ -6,9 +6,11 @@ stepping. Both touch names inside DeepSpeed, hence the check of the version.
 """
 
 import fcntl
+import hashlib
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,10 +80,14 @@ def _building(device: torch.device, say: Callable[[str], None]) -> Iterator[None
 
 
 def extensions_folder() -> Path:
-    """A build folder of our own, so that no other program's builds are touched."""
+    """A build folder of this environment's own.
+
+    Shared, two environments would each find the other's build out of date, and compile again.
+    """
     chosen = os.environ.get("HVDM_EXTENSIONS_DIR")
     cache = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
-    folder = Path(chosen) if chosen else Path(cache) / "hvdm" / "torch_extensions"
+    mine = hashlib.blake2b(f"{sys.prefix} {torch.__version__}".encode(), digest_size=6).hexdigest()
+    folder = Path(chosen) if chosen else Path(cache) / "hvdm" / "torch_extensions" / mine
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
