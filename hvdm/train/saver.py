@@ -54,6 +54,9 @@ class Job:
     def wait(self, timeout_s: float) -> None:
         self._thread.join(timeout_s)
 
+    def join(self) -> None:
+        self._thread.join()
+
     def end(self) -> None:
         self._stop.set()
         self._thread.join()
@@ -95,6 +98,7 @@ class Saver:
     _flight: Flight | None = None
     _known: set[str] = field(default_factory=set)
     _last_problem: str | None = None
+    _tidying: Job | None = None
 
     def __post_init__(self) -> None:
         self._place = places.of(self.run)
@@ -118,6 +122,7 @@ class Saver:
         if self._flight and self._flight.job:
             self._flight.job.end()
         self._flight = None
+        self._tidied()
 
     def verified(self, sha256: str | None) -> None:
         """A manifest whose files this run has read and found whole."""
@@ -127,6 +132,7 @@ class Saver:
     def begin(self, step: int, extra: Mapping[str, Any]) -> None:
         """Copies the state of this step, and leaves the writing to a thread."""
         self.finish()
+        self._tidied()
         began = time.monotonic()
         head = writing.head(step, self.engines, self.averages, extra)
         part, problems = self._begun(step)
@@ -185,37 +191,45 @@ class Saver:
                 flight.files = {file: row for _, rows in statuses for file, row in rows.items()}
                 flight.job = Job(lambda stop: self._commit(flight)) if dist.is_main() else None
             else:
-                self._committed(flight, statuses[0][1])
+                self._committed(flight)
 
-    def _commit(self, flight: Flight) -> Mapping[str, Any]:
+    def _commit(self, flight: Flight) -> None:
         """On the first rank's thread."""
         files = dict(sorted((flight.files or {}).items()))
         manifest = writing.whole({**flight.head, "files": files})
-        name = writing.name_of(flight.step)
-        self._place.commit(flight.part, name, manifest)
+        self._place.commit(flight.part, writing.name_of(flight.step), manifest)
         faults.reach("committed", flight.step)
-        return self._after_commit(name, flight.step)
 
-    def _after_commit(self, name: str, step: int) -> Mapping[str, Any]:
-        """What fails here harms no checkpoint: it is told, and is not a failed save."""
-        try:
-            self._place.tell_latest(name)
-            faults.reach("latest-written", step)
-            self.verified(storage.parsed(self._place.manifest(name)).get("sha256"))
-            gone = retention.prune(self.run, self._place, self._rule, self._known)
-            return {"removed": gone} if gone else {}
-        except Exception as error:
-            return {"not_removed": reason_of(error)}
-
-    def _committed(self, flight: Flight, more: Mapping[str, Any]) -> None:
+    def _committed(self, flight: Flight) -> None:
         self._flight, self.failed_in_a_row, self._last_problem = None, 0, None
         self.report.event(
             "saved",
             step=flight.step,
             seconds=round(time.monotonic() - flight.began, 3),
             stalled_s=round(flight.stalled, 3),
-            **more,
         )
+        if dist.is_main():
+            self._tidying = Job(lambda stop: self._tidy(flight.step))
+
+    def _tidy(self, step: int) -> list[int]:
+        """On the first rank's thread, and waited for before the next save."""
+        name = writing.name_of(step)
+        self._place.tell_latest(name)
+        faults.reach("latest-written", step)
+        self.verified(storage.parsed(self._place.manifest(name)).get("sha256"))
+        return retention.prune(self.run, self._place, self._rule, self._known)
+
+    def _tidied(self) -> None:
+        """What failed in it harms no checkpoint: it is told, and is not a failed save."""
+        if self._tidying is None:
+            return
+        self._tidying.join()
+        kind, result = self._tidying.status()
+        self._tidying = None
+        if kind == FAILED:
+            self.report.event("not_pruned", reason=result)
+        elif result:
+            self.report.event("pruned", removed=result)
 
     def _abandon(self, problems: list[str]) -> None:
         """All ranks come here together; none writes any more when the files are removed."""
