@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
-.PHONY: help setup demo test lint clean bench-data bench-eval
+.PHONY: help setup demo test lint clean bench-data bench-eval bench-checkpoints soak
 help:
 	@echo "make demo   clips, shards, autoencoder, diffusion, samples, evaluation, report"
 	@echo "make test   the tests"
@@ -48,6 +48,13 @@ lint: $(READY)
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
+
+bench-checkpoints: $(READY)
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.checkpoints
+
+# The long ones: the whole matrix of engines and world sizes, and 200 kills.
+soak: $(READY)
+	@HVDM_SOAK=1 HVDM_KILLS=200 $(VENV)/bin/python -m pytest tests/train/test_checkpoint_matrix.py tests/train/test_checkpoint_kills.py
 
 bench-eval: $(READY)
 	@$(VENV)/bin/python -m benchmarks.evaluation --write

@@ -18,7 +18,7 @@ from hvdm.nets.weights import read_state, sha256_of
 from hvdm.recipe import Recipe
 from hvdm.recipes.hvdm import released
 from hvdm.train import checkpoint
-from launcher import compose
+from launcher import cards, compose
 from launcher.arguments import Arguments
 from launcher.models import on_meta
 
@@ -230,16 +230,17 @@ def export(given: Arguments) -> int:
 
 
 def _export_plainly(reference: str, out: Path, averaged: bool) -> list[Path]:
-    """Our own names, one file for each network."""
+    """Our own names, one file for each network, and a model card."""
     run, step = build.split_reference(reference)
     build.read_config(run)
-    found = checkpoint.choose(run, step)
+    found = checkpoint.choose(run, step, checkpoint.for_inference(averaged))
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for name in found.nets:
         paths.append(out / f"{name}.safetensors")
-        save_file(checkpoint.weights(found, name, averaged), paths[-1])
-    return paths
+        state = checkpoint.weights(found, name, averaged)
+        save_file({key: value.contiguous() for key, value in state.items()}, paths[-1])
+    return [*paths, cards.write(run, found, paths, averaged)]
 
 
 def _export_released(

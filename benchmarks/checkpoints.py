@@ -1,0 +1,198 @@
+"""`make bench-checkpoints`: what a save and a load cost, as ratios to plain reads and writes.
+
+Two ranks of plain torch with AdamW and an average, about 1 GB of state in all. Every figure is the
+median over rounds of the slower rank; what is compared is measured in turn, in one process.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hvdm import dist
+from hvdm.config import CheckpointConfig, EmaConfig, EngineConfig, OptimizerConfig
+from hvdm.report import Reporter
+from hvdm.train import checkpoint
+from hvdm.train.ema import Ema
+from hvdm.train.engine import LocalEngine
+from hvdm.train.saver import Saver
+from tests.ranks import Ranks
+
+LAYERS, BYTES_PER_ELEMENT = 300, 16
+CHUNK = 2**23
+
+
+def _state(gigabytes: float) -> tuple[dict[str, Any], dict[str, Ema]]:
+    torch.manual_seed(0)
+    elements = int(gigabytes * 1e9 / BYTES_PER_ELEMENT / LAYERS)
+    side = int(elements**0.5)
+    net = nn.Sequential(*(nn.Linear(side, side) for _ in range(LAYERS)))
+    engine = LocalEngine(net, EngineConfig("local"), OptimizerConfig("adamw", lr=1e-3))
+    return {"net": engine}, {"net": Ema(engine, EmaConfig())}
+
+
+def measure(folder: str, gigabytes: float, rounds: int) -> dict[str, Any]:
+    """On every rank: seconds of each kind, by round."""
+    engines, averages = _state(gigabytes)
+    run = Path(folder)
+    sync, beside = (
+        Saver(run / name, engines, averages, _config(name), Reporter([]))
+        for name in ("sync", "async")
+    )
+    took: dict[str, list[float]] = {}
+    memory = _peak_of(lambda: _save(sync, 0))
+    for i in range(rounds + 1):
+        _once(took, "plain_write", lambda: _plain_write(run, sync))
+        _once(took, "save_sync", lambda i=i: _save(sync, i))
+        _once(took, "stall_async", lambda i=i: _beside(beside, i))
+        for saver in (sync, beside):
+            saver.close()  # what retention removes is removed between two saves
+        found = checkpoint.listed(run / "sync")[-1]
+        _once(took, "plain_read", lambda found=found: _plain_read(found))
+        _once(took, "load", lambda found=found: _load(found, engines, averages))
+    own = sync._copy.bytes
+    return {"took": took, "state_bytes": own, "grown_by": memory / own}
+
+
+def _config(name: str) -> CheckpointConfig:
+    return CheckpointConfig(keep=1, asynchronous=name == "async")
+
+
+def _once(took: dict[str, list[float]], name: str, action: Callable[[], float | None]) -> None:
+    """Seconds of the slowest rank: all begin together, and it is over when the last is done."""
+    dist.barrier()
+    began = time.perf_counter()
+    own = action()
+    seconds = time.perf_counter() - began if own is None else own
+    took.setdefault(name, []).append(max(dist.all_gather(seconds)))
+
+
+def _save(saver: Saver, step: int) -> None:
+    saver.begin(step, {})
+    saver.finish_last()
+
+
+def _beside(saver: Saver, step: int) -> float:
+    """Seconds for which training stood still; it computes meanwhile, in steps that end together."""
+    stalled, began = 0.0, time.perf_counter()
+    saver.begin(step, {})
+    stalled += time.perf_counter() - began
+    a = torch.randn(512, 512)
+    while saver._flight:
+        for _ in range(20):
+            a = torch.tanh(a @ a / 512)
+        dist.barrier()
+        began = time.perf_counter()
+        saver.poll()
+        stalled += time.perf_counter() - began
+    return stalled
+
+
+def _plain_write(run: Path, saver: Saver) -> None:
+    """The same bytes, from the same memory: written, hashed and synced."""
+    for name, image in saver._copy.images.items():
+        path = run / f"plain-{name}"
+        digest = hashlib.sha256()
+        with open(path, "wb") as handle:
+            for chunk in image.chunks():
+                handle.write(chunk)
+                digest.update(chunk)
+            handle.flush()
+            os.fsync(handle.fileno())
+
+
+def _plain_read(found: checkpoint.Checkpoint) -> None:
+    """Every rank needs all weights and moments, and a share of the hashing is its."""
+    files = sorted(found.manifest["files"])
+    buffer = memoryview(bytearray(CHUNK))
+    for i, file in enumerate(files):
+        digest = hashlib.sha256()
+        own = i % dist.world() == dist.rank()
+        with open(found.path / file, "rb", buffering=0) as handle:
+            while count := handle.readinto(buffer):
+                if own:
+                    digest.update(buffer[:count])
+
+
+def _load(found: checkpoint.Checkpoint, engines: Any, averages: Any) -> None:
+    assert checkpoint.shared_damage(found) is None
+    checkpoint.restore(found, "net", engines["net"], averages["net"])
+
+
+def _peak_of(action: Callable[[], None]) -> int:
+    """By how many bytes the process's resident memory grew at most."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _resident("VmRSS")
+    action()
+    return _resident("VmHWM") - before
+
+
+def _resident(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(key)
+
+
+def summary(answers: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first round warms up: the buffers' pages are new then."""
+    took = answers[0]["took"]
+    median = {name: statistics.median(seconds[1:]) for name, seconds in took.items()}
+    return {
+        "state_gb": sum(a["state_bytes"] for a in answers) / 1e9,
+        "seconds": {name: round(value, 4) for name, value in median.items()},
+        "stall_over_sync": round(median["stall_async"] / median["save_sync"], 4),
+        "save_over_plain": round(median["save_sync"] / median["plain_write"], 3),
+        "load_over_plain": round(median["load"] / median["plain_read"], 3),
+        "memory_over_state": round(max(a["grown_by"] for a in answers), 3),
+        "first_round": {name: round(seconds[0], 4) for name, seconds in took.items()},
+    }
+
+
+def _measured_on() -> dict[str, Any]:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "commit": commit.stdout.strip() or None,
+        "cpus": os.cpu_count(),
+        "machine": platform.machine(),
+        "load_before": os.getloadavg()[0],
+        "torch": torch.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gb", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", default="runs/.bench-checkpoints")
+    parser.add_argument("--out", default="benchmarks/results/checkpoints.json")
+    given = parser.parse_args()
+    shutil.rmtree(given.folder, ignore_errors=True)
+    Path(given.folder).mkdir(parents=True)
+    on = _measured_on()
+    ranks = Ranks(2)
+    try:
+        answers = ranks.run(measure, given.folder, given.gb, given.rounds)
+    finally:
+        ranks.close()
+        shutil.rmtree(given.folder, ignore_errors=True)
+    result = {**summary(answers), "rounds": given.rounds, **on}
+    Path(given.out).parent.mkdir(parents=True, exist_ok=True)
+    Path(given.out).write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
