@@ -114,8 +114,8 @@ def settings(engine: EngineConfig, optimizer: OptimizerConfig, micro_batch: int)
             "overlap_comm": False,
             "reduce_bucket_size": engine.bucket_mb * 2**18,
             "allgather_bucket_size": engine.bucket_mb * 2**18,
-            # Small weights that stay gathered are gathered anew after each step, one collective
-            # for each at once. On a busy CPU gloo then spins for minutes; on a GPU it is the fast way.
+            # Weights that stay whole are gathered anew after each step, by a collective each, all
+            # at once: fast on a GPU, and on a busy CPU gloo spins over it for minutes.
             "stage3_param_persistence_threshold": 10_000 if torch.cuda.is_available() else 0,
         },
         "steps_per_print": 2**62,
