@@ -74,17 +74,25 @@ class Bucket:
 
     def sweep(self) -> None:
         """Objects that no manifest names are of saves or removals that were killed."""
-        attempts = {name: parsed(self.manifest(name)).get("attempt") for name in self.names()}
+        attempts = {name: self._attempt(name) for name in self.names()}
         orphans = []
         for path in self._fs.find(self._root):
             name, _, rest = path[len(self._root) + 1 :].partition("/")
             attempt = rest.partition("/")[0]
-            if name.startswith("step-") and "/" in rest and attempts.get(name, "") != attempt:
+            known = attempts.get(name, "")
+            if name.startswith("step-") and "/" in rest and known not in (attempt, None):
                 orphans.append(path)
         aside = {path.rsplit("/", 1)[0] for path in self._fs.glob(f"{self._root}/step-*/aside-*")}
         orphans = [path for path in orphans if path.rsplit("/", 2)[0] not in aside]
         if orphans:
             self._fs.rm(orphans)
+
+    def _attempt(self, name: str) -> str | None:
+        """None where a damaged manifest does not say whose the files are."""
+        try:
+            return str(parsed(self.manifest(name))["attempt"])
+        except (OSError, ValueError, KeyError):
+            return None
 
     @contextmanager
     def writing(self, part: str, file: str) -> Iterator[Any]:

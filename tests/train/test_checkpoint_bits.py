@@ -1,0 +1,102 @@
+"""Broken off and resumed, the real models end on the same bits; what is dropped shows."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hvdm import run
+from hvdm.config import RunConfig
+from hvdm.data.loader import Loader
+from hvdm.recipe import Noise
+from hvdm.train import checkpoint, resuming
+from tests.ranks import Ranks
+from tests.toys import ADAMW, run_config
+from tests.train.test_engines import engine
+from tests.train.test_resume import train
+
+
+def last(folder: Path) -> dict[str, dict[str, str]]:
+    return checkpoint.hashes(checkpoint.choose(folder, None))
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("recipe, stage", [("hvdm.autoencoder", None), ("hvdm.diffusion", 3)])
+@pytest.mark.parametrize("world", [1, 3])
+def test_the_real_models_resume_to_the_bit(
+    world: int,
+    recipe: str,
+    stage: int | None,
+    shapes: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    ranks: Ranks = request.getfixturevalue({1: "one_rank", 3: "three_ranks"}[world])
+    config = run_config(tmp_path / "straight", shapes, recipe, engine=engine(stage), steps=4)
+    config = replace(config, optimizer=ADAMW)
+    if recipe == "hvdm.diffusion":
+        run.train(run_config(tmp_path / "stage", shapes, "hvdm.autoencoder", steps=1), sinks=())
+        config = replace(config, first_stage=str(tmp_path / "stage"))
+    ranks.run(train, config)
+    broken = replace(config, run=str(tmp_path / "broken"))
+    ranks.run(train, replace(broken, steps=2))
+    ranks.run(train, broken)
+    assert last(tmp_path / "straight") == last(tmp_path / "broken")
+
+
+def _place_dropped(patch: pytest.MonkeyPatch) -> None:
+    honest = Loader.steps
+
+    def from_the_start(self: Loader, first: int, total: int, *rest: Any) -> Any:
+        return honest(self, 0, total - first, *rest)
+
+    patch.setattr(Loader, "steps", from_the_start)
+
+
+def _noise_shifted(patch: pytest.MonkeyPatch) -> None:
+    honest = Noise._rows
+
+    def shifted(self: Noise, use: str, draw_row: Any) -> Any:
+        return honest(replace(self, draws=tuple(d + 1 for d in self.draws)), use, draw_row)
+
+    patch.setattr(Noise, "_rows", shifted)
+
+
+def _moment_zeroed(patch: pytest.MonkeyPatch) -> None:
+    honest = resuming.restore
+
+    def forgetful(found: Any, net: str, moving: Any, ema: Any) -> None:
+        honest(found, net, moving, ema)
+        moving.held()[0].state["exp_avg_sq"].zero_()
+
+    patch.setattr(resuming, "restore", forgetful)
+
+
+def _average_dropped(patch: pytest.MonkeyPatch) -> None:
+    honest = resuming.restore
+    patch.setattr(resuming, "restore", lambda found, net, moving, ema: honest(
+        found, net, moving, None))  # fmt: skip
+
+
+def _nothing(patch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(12345)
+
+
+@pytest.mark.parametrize(
+    "spoil", [_nothing, _place_dropped, _noise_shifted, _moment_zeroed, _average_dropped]
+)
+def test_what_is_not_restored_is_found(
+    spoil: Callable[[pytest.MonkeyPatch], None], shapes: Path, tmp_path: Path
+) -> None:
+    """The controls: each of them leaves the equality of bits, and only they do."""
+    config: RunConfig = run_config(tmp_path / "straight", shapes, optimizer=ADAMW, steps=6)
+    run.train(config, sinks=())
+    broken = replace(config, run=str(tmp_path / "broken"))
+    run.train(replace(broken, steps=3), sinks=())
+    with pytest.MonkeyPatch.context() as patch:
+        spoil(patch)
+        run.train(broken, sinks=())
+    assert (last(tmp_path / "straight") == last(tmp_path / "broken")) is (spoil is _nothing)
