@@ -55,9 +55,9 @@ def measure(folder: str, gigabytes: float, rounds: int) -> dict[str, Any]:
     for i in range(rounds + 1):
         _once(took, "plain_write", lambda: _plain_write(run, sync))
         _once(took, "save_sync", lambda i=i: _save(sync, i))
+        sync.close()  # what retention removes is removed between two saves
         _once(took, "stall_async", lambda i=i: _beside(beside, i))
-        for saver in (sync, beside):
-            saver.close()  # what retention removes is removed between two saves
+        beside.close()
         found = checkpoint.listed(run / "sync")[-1]
         _once(took, "plain_read", lambda found=found: _plain_read(found))
         _once(took, "load", lambda found=found: _load(found, engines, averages))
