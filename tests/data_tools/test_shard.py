@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from data_tools import child, plan
+from data_tools.plan import split_of
 from data_tools.probe import probe
 from data_tools.settings import Settings
 from data_tools.shard import shard
@@ -302,13 +303,23 @@ def test_full_mode_keeps_the_bytes_and_says_where_to_enter(folder: Path, tmp_pat
 
 
 def test_splits_are_by_source(folder: Path, tmp_path: Path) -> None:
-    settings = Settings(**{**SMALL.as_json(), "test": 0.5})
+    settings = _splitting({**SMALL.as_json(), "test": 0.5}, folder)
     shard(str(folder), tmp_path / "set", settings)
     sides = {
         split: {about["source"] for _, about in samples(tmp_path / "set" / split)}
         for split in ("train", "test")
     }
     assert sides["train"] and sides["test"] and not sides["train"] & sides["test"]
+
+
+def _splitting(about: dict[str, Any], folder: Path) -> Settings:
+    """The first seed that puts the three sources on both sides."""
+    known = [hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("kind*/*.mp4")]
+    for seed in range(20):
+        settings = Settings(**{**about, "seed": seed})
+        if len({split_of(sha256, settings) for sha256 in known}) == 2:
+            return settings
+    raise AssertionError("twenty seeds put all sources on one side")
 
 
 def cut_after_others(items: list[Any], settings: Settings) -> bytes:
