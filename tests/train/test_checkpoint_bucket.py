@@ -44,6 +44,10 @@ def server() -> Iterator[str]:
         for key, value in settings.items():
             patch.setenv(key, value)
         import fsspec
+        import s3fs
+
+        # One that an earlier test left would still call that test's server.
+        s3fs.S3FileSystem.clear_instance_cache()
 
         fsspec.filesystem("s3").mkdir("runs")
         yield settings["AWS_ENDPOINT_URL"]
