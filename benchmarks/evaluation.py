@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from data_tools.synthetic import make
+from eval.blocks import Payload
 from eval.evaluate import Request, evaluate
-from eval.extract import Payload
 from eval.jackknife import estimate
 from eval.statistics import fold, frechet_distance, moments
 from eval.store import Store

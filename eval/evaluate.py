@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from eval import features, files, results
-from eval.extract import Payload
+from eval.blocks import Payload
 from eval.outcome import finish, identity
 from eval.plan import Plan, Say, Work, plans
 from eval.progress import Progress

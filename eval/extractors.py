@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ GAIN = 4.0
 """Differences of frames are small beside the frames; at equal weight motion would hardly count."""
 
 
-class _Video(FeatureExtractorBase):
+class _Video(FeatureExtractorBase, ABC):
     """What torch-fidelity wants of an extractor with one layer."""
 
     def __init__(
@@ -40,8 +41,9 @@ class _Video(FeatureExtractorBase):
         self.prepare(feature_extractor_weights_path)
         self.requires_grad_(False).eval()
 
+    @abstractmethod
     def prepare(self, path: str | None) -> None:
-        raise NotImplementedError
+        """Builds the network, from a file where it has weights."""
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:

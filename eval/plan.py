@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval import detectors, lpips, weights
+from eval.blocks import Blockwise
 from eval.detectors import Choice
 from eval.extract import Extraction
 from eval.protocol import Protocol, find, fingerprint
@@ -20,7 +21,7 @@ from hvdm.build import Opened
 from hvdm.errors import UserError
 
 Say = Callable[[str], Any]
-Work = Extraction | Comparison
+Work = Blockwise
 
 
 @dataclass(frozen=True)
@@ -146,16 +147,21 @@ def _works(
         assert isinstance(pair.generated, Reconstructions)
         folder = _folder(request)
         works["rows"] = Comparison(
-            pair.generated, look, counts["generated"], protocol.block_of(counts["generated"]),
-            protocol.batch, None if lpips.available(folder) else str(folder), request.device,
-            pair.threads,
-        )  # fmt: skip
+            source=pair.generated,
+            look=look,
+            clips=counts["generated"],
+            block=protocol.block_of(counts["generated"]),
+            batch=protocol.batch,
+            lpips=None if lpips.available(folder) else str(folder),
+            device=request.device,
+            threads=pair.threads,
+        )
     if detector is None:
         return works
     base = Extraction(
-        pair.generated,
-        replace(look, stride=1) if isinstance(pair.generated, Samples) else look,
-        detector,
+        source=pair.generated,
+        look=replace(look, stride=1) if isinstance(pair.generated, Samples) else look,
+        detector=detector,
         clips=counts["generated"],
         block=protocol.block_of(counts["generated"]),
         batch=protocol.batch,

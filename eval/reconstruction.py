@@ -1,8 +1,7 @@
 """`reconstruction`: how near the decoder comes to what the encoder saw."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -10,88 +9,45 @@ import torch
 from torch import Tensor
 
 from eval import lpips
-from eval.extract import FORMAT, SHOWN, Arrays, Payload, about, chosen
+from eval.blocks import SHOWN, Arrays, Blockwise, Task, about
 from eval.kinds import Options, Summary
 from eval.metrics import psnr, ssim
 from eval.protocol import Protocol
-from eval.sources import Look
 from eval.store import Store
-from eval.subject import Reconstructions, decoder_versions, exact
-from hvdm import config as configs
+from eval.subject import Reconstructions, exact
 
 MEASURES = ("psnr", "ssim", "lpips")
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Blockwise):
     """Held-out clips beside what becomes of them; `lpips` is the folder of its weights."""
 
     source: Reconstructions
-    look: Look
-    clips: int
-    block: int
-    batch: int
     lpips: str | None = None
-    device: str = "cpu"
-    threads: int = 1
 
-    def key(self) -> str:
-        return configs.digest(
-            {
-                "format": FORMAT,
-                "source": self.source.identity(),
-                "look": configs.plain(self.look),
-                **{k: getattr(self, k) for k in ("clips", "block", "batch", "threads")},
-                "lpips": lpips.sha256(self.lpips) if self.lpips else None,
-                "device": self.device.split(":")[0],
-                "decoder": decoder_versions(),
-                "torch": metadata.version("torch"),
-            }
-        )
+    def particulars(self) -> Mapping[str, Any]:
+        return {"lpips": lpips.sha256(self.lpips) if self.lpips else None}
 
-    def blocks(self) -> int:
-        return -(-self.clips // self.block)
-
-    def tasks(self) -> list["Task"]:
-        order = chosen(self.source.count(), self.clips)
-        at = [k * self.block for k in range(self.blocks())]
-        return [Task(self, k, tuple(order[a : a + self.block])) for k, a in enumerate(at)]
-
-
-@dataclass(frozen=True)
-class Task:
-    comparison: Comparison
-    number: int
-    indices: tuple[int, ...]
-
-    def parts(self) -> Iterator[tuple[int, ...]]:
-        batch = self.comparison.batch
-        for at in range(0, len(self.indices), batch):
-            yield self.indices[at : at + batch]
-
-    def run(self) -> Payload:
-        return Payload(self.number, measure(self))
-
-
-def measure(task: Task) -> Arrays:
-    asked = task.comparison
-    keys: list[str] = []
-    rows: list[dict[str, Tensor]] = []
-    shown: list[tuple[Tensor, Tensor]] = []
-    with exact(asked.threads):
-        for indices in task.parts():
-            found = asked.source.data.read(indices, asked.look, asked.device)
-            made = asked.source.remade(found, asked.look, asked.device)
-            keys += found.keys
-            original, other = torch.stack(found.videos), torch.stack(made.videos)
-            rows.append(_compared(asked, original, other))
-            shown += list(zip(original, other, strict=True))[: SHOWN - len(shown)]
-    arrays: Arrays = {
-        name: torch.cat([row[name] for row in rows]).numpy() for name in rows[0]
-    } | about(task.number, keys, 0, [other for _, other in shown])
-    if task.number == 0:
-        arrays["original"] = torch.stack([original for original, _ in shown]).numpy()
-    return arrays
+    def arrays(self, task: Task) -> Arrays:
+        """Measures by name; of the first block, the first clips too."""
+        keys: list[str] = []
+        rows: list[dict[str, Tensor]] = []
+        shown: list[tuple[Tensor, Tensor]] = []
+        with exact(self.threads):
+            for indices in task.parts():
+                found = self.source.data.read(indices, self.look, self.device)
+                made = self.source.remade(found, self.look, self.device)
+                keys += found.keys
+                original, other = torch.stack(found.videos), torch.stack(made.videos)
+                rows.append(_compared(self, original, other))
+                shown += list(zip(original, other, strict=True))[: SHOWN - len(shown)]
+        arrays: Arrays = {
+            name: torch.cat([row[name] for row in rows]).numpy() for name in rows[0]
+        } | about(task.number, keys, 0, [other for _, other in shown])
+        if task.number == 0:
+            arrays["original"] = torch.stack([original for original, _ in shown]).numpy()
+        return arrays
 
 
 def _compared(asked: Comparison, original: Tensor, other: Tensor) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Results on disk, in a line, and side by side."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from eval.jackknife import (
     jackknife,
     student_975,
 )
+from hvdm.config import flat
 from hvdm.data.schema import atomic_write
 from hvdm.errors import UserError
 
@@ -105,7 +106,7 @@ def compare(a: Result, b: Result, force: bool = False) -> dict[str, Any]:
 
 
 def _difference(a: Result, b: Result) -> str:
-    old, new = dict(_flat(a["fields"])), dict(_flat(b["fields"]))
+    old, new = dict(flat(a["fields"])), dict(flat(b["fields"]))
     for key in dict.fromkeys([*old, *new]):
         if old.get(key) != new.get(key):
             return (
@@ -113,14 +114,6 @@ def _difference(a: Result, b: Result) -> str:
                 f"{new.get(key)!r} in the second; evaluate both alike"
             )
     return "these numbers do not compare: their fingerprints differ; evaluate both anew"
-
-
-def _flat(value: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _flat(inner, f"{where}{key}.")
-        else:
-            yield f"{where}{key}", inner
 
 
 def _change(a: Result, b: Result, name: str, paired: bool) -> dict[str, Any]:

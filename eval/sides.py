@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from eval import detectors
+from eval.blocks import chosen
 from eval.detectors import Choice
-from eval.extract import chosen
 from eval.protocol import Protocol, frames_of
 from eval.request import Request
 from eval.sources import Look, Shards, Source, source_of

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eval.extract import Arrays, Payload
+from eval.blocks import Arrays, Payload
 from eval.statistics import Floats, Moments, merge, moments
 from eval.weights import cache_folder
 

@@ -1,12 +1,12 @@
 """Which checkpoint a run goes on from, and what may have changed since."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from hvdm import dist
-from hvdm.config import Resume
+from hvdm.config import Resume, flat
 from hvdm.errors import RunError, UserError
 from hvdm.train import places, storage
 from hvdm.train.choosing import Checkpoint, candidates, newest_valid, of_step, shared_damage
@@ -117,7 +117,7 @@ def same_run(
     may_change: tuple[str, ...],
     say: Say,
 ) -> None:
-    old, new = dict(_flat(then)), dict(_flat(now))
+    old, new = dict(flat(then)), dict(flat(now))
     changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     for key in changed:
         say(f"{key} was {old.get(key)!r} at step {step}, is now {new.get(key)!r}")
@@ -134,11 +134,3 @@ def same_run(
 
 def _under(key: str, name: str) -> bool:
     return key == name or key.startswith(f"{name}.")
-
-
-def _flat(value: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _flat(inner, f"{where}{key}.")
-        else:
-            yield f"{where}{key}", inner

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval.blocks import Payload
 from eval.evaluate import Request, evaluate
-from eval.extract import Payload
 from eval.history import best
 from eval.results import compare, line
 from eval.statistics import moments

@@ -6,48 +6,20 @@ from typing import Literal
 from torch import Tensor, nn
 
 from hvdm.errors import UserError
-from hvdm.nets.perceptual import Perceptual, perceptual
 from hvdm.ops.triplane import flat, planes_of
 from hvdm.recipe import Batch, Clip, Context, Given, Logs, Phase, Recipe
-from hvdm.recipes.hvdm.autoencoder import check_clip, check_patch
+from hvdm.recipes.hvdm import triplane
 from hvdm.recipes.hvdm.critics import ClipCritic, FrameCritic, feature_distance, hinge, says_real
-from hvdm.recipes.hvdm.networks import (
-    Autoencoder,
-    Patchify,
-    Pixels,
-    Triplane,
-    TriplaneBranch,
-    volume_of,
-)
+from hvdm.recipes.hvdm.networks import Autoencoder, Pixels, TriplaneBranch, volume_of
 from hvdm.recipes.hvdm.reconstruction import Reconstruction, distances, one_frame
-from hvdm.recipes.hvdm.transformer import (
-    AxisProjection,
-    Heads,
-    ProjectionLayer,
-    SpaceTimeTransformer,
-)
+from hvdm.recipes.hvdm.triplane import TriplaneConfig
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TriplaneConfig):
     """The defaults are the paper's size for 16x256x256 clips; `adversarial` is its second stage."""
 
-    variant: Literal["figure", "released"] = "figure"
-    patch: int = 8
-    width: int = 384
     depth: int = 8
-    heads: int = 8
-    head_dim: int = 64
-    projection_depth: int = 4
-    projection_heads: int = 4
-    projection_head_dim: int = 48
-    projection_hidden: int = 512
-    latent_channels: int = 4
-    pixel_weight: float = 4.0
-    perceptual_weight: float = 4.0
-    perceptual: Perceptual = "none"
-    perceptual_weights: tuple[str, ...] = ()
-    perceptual_sha256: tuple[str, ...] = ()
     adversarial: bool = False
     adversarial_weight: float = 1.0
     feature_weight: float = 4.0
@@ -55,17 +27,12 @@ class Config:
     critic_width: int = 64
     critic_layers: int = 3
     critic_norm: Literal["group", "batch"] = "group"
-    activation_checkpointing: bool = False
-
-    @property
-    def released(self) -> bool:
-        return self.variant == "released"
 
 
 def build(config: Config, given: Given) -> Recipe:
     """The recipe for clips of `given.clip`'s shape."""
-    check_patch(config.patch, config.head_dim)
-    check_clip(config.patch, given.clip, even=False)
+    triplane.check_patch(config.patch, config.head_dim)
+    triplane.check_clip(config.patch, given.clip, even=False)
     if config.alternate < 1:
         raise UserError(f"model.alternate={config.alternate}: at least 1 step each")
     return AutoencoderRecipe(config, given.clip)
@@ -107,34 +74,10 @@ class PlaneDecoder(nn.Module):
         return out
 
 
-def _transformer(config: Config) -> SpaceTimeTransformer:
-    size = Heads(config.width, config.heads, config.head_dim)
-    return SpaceTimeTransformer(
-        size, config.depth, config.activation_checkpointing, config.released
-    )
-
-
-def _projection(config: Config, length: int) -> AxisProjection:
-    size = Heads(config.width, config.projection_heads, config.projection_head_dim)
-    layers = [
-        ProjectionLayer(size, config.projection_hidden) for _ in range(config.projection_depth)
-    ]
-    return AxisProjection(
-        length, config.width, layers, config.activation_checkpointing, config.released
-    )
-
-
 def _autoencoder(config: Config, clip: Clip, shapes: tuple[tuple[int, int], ...]) -> Autoencoder:
-    axes = (clip.frames, clip.height // config.patch, clip.width // config.patch)
-    planes = TriplaneBranch(
-        Patchify(config.patch, clip.channels, config.width),
-        _transformer(config),
-        Triplane(*(_projection(config, length) for length in axes)),
-    )
-    pixels = Pixels(config.width, _transformer(config), config.patch, clip.channels)
     return Autoencoder(
-        PlaneEncoder(planes, config.width, config.latent_channels),
-        PlaneDecoder(shapes, config.latent_channels, config.width, pixels),
+        PlaneEncoder(triplane.branch(config, clip), config.width, config.latent_channels),
+        PlaneDecoder(shapes, config.latent_channels, config.width, triplane.pixels(config, clip)),
         clip.frames if config.released else None,
     )
 
@@ -150,16 +93,13 @@ class AutoencoderRecipe(Reconstruction):
     def __init__(self, config: Config, clip: Clip) -> None:
         self.config = config
         self.clip = clip
-        t, h, w = clip.frames, clip.height // config.patch, clip.width // config.patch
+        t, h, w = triplane.axes(config, clip)
         self.plane_shapes = ((h, w), (t, w), (t, h))
         self.latent_shape: tuple[int, ...] = (config.latent_channels, h * w + t * w + t * h)
         nets = {"autoencoder": _autoencoder(config, clip, self.plane_shapes)}
         self.trained = nn.ModuleDict({**nets, **self._critics()})
         self.untrained_at_start: tuple[str, ...] = tuple(n for n in self.trained if n not in nets)
-        distance = perceptual(
-            config.perceptual, clip.channels, config.perceptual_weights, config.perceptual_sha256
-        )
-        self.frozen = nn.ModuleDict({"perceptual": distance})
+        self.frozen = nn.ModuleDict({"perceptual": triplane.distance(config, clip)})
         self.phases: tuple[Phase, ...] = self._phases()
 
     def _critics(self) -> dict[str, nn.Module]:
