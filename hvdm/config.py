@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -60,6 +60,7 @@ class OptimizerConfig:
     momentum: float = 0.9
     clip: float | None = None
     warmup: Samples = Samples(0)
+    decay: tuple[Samples, Samples] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class RunConfig:
 
     def check(self) -> None:
         """Every rule that crosses fields; each refusal names the key to change."""
-        for rule in (_positive_rule, _zero_rule, _precision_rule, _worker_rule):
+        for rule in (_positive_rule, _decay_rule, _zero_rule, _precision_rule, _worker_rule):
             problem = rule(self)
             if problem:
                 raise UserError(problem)
@@ -166,6 +167,16 @@ def _positive_rule(config: RunConfig) -> str | None:
     if config.total_steps < 1:
         key = "samples" if config.steps is None else "steps"
         return f"{key} gives no training step: it is below one batch ({config.batch} samples)"
+    return None
+
+
+def _decay_rule(config: RunConfig) -> str | None:
+    warmup, decay = config.optimizer.warmup, config.optimizer.decay
+    if decay and not warmup <= decay[0] < decay[1]:
+        return (
+            f"optimizer.decay={list(decay)}: two rising counts of samples, the first at or after "
+            f"optimizer.warmup={warmup}"
+        )
     return None
 
 
@@ -326,3 +337,12 @@ def plain(config: Any) -> dict[str, Any]:
 def digest(value: Any) -> str:
     """sha256 of a JSON-able value, stable over runs and machines."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def flat(value: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf with its dotted name."""
+    for key, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from flat(inner, f"{where}{key}.")
+        else:
+            yield f"{where}{key}", inner

@@ -10,6 +10,9 @@ from hvdm import rng
 from hvdm.errors import UserError, closest
 from hvdm.nets.lpips import LPIPS
 
+FAINT = 0.1
+"""Features of this squared length count half; images of full contrast give 3 to 5."""
+
 
 class NoPerceptual(nn.Module):
     """Zero for every sample."""
@@ -35,7 +38,11 @@ class SeededConv2d(nn.Conv2d):
 
 
 class UntrainedPerceptual(nn.Module):
-    """LPIPS-like distance (arXiv 1801.03924, eq. 1) on random features: the same in every run."""
+    """LPIPS-like distance (arXiv 1801.03924, eq. 1) on random features: the same in every run.
+
+    Smooth where LPIPS has kinks, and calm where an image is flat grey and its features are all
+    near zero: rounding must not decide which way a run goes.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -50,13 +57,14 @@ class UntrainedPerceptual(nn.Module):
         """`B C H W` twice, in [-1, 1] -> `B`."""
         distance = image.new_zeros(len(image))
         for layer in self.layers:
-            image, target = (nn.functional.relu(layer(x)) for x in (image, target))
+            image, target = (nn.functional.gelu(layer(x)) for x in (image, target))
             distance = distance + (_unit(image) - _unit(target)).square().sum(1).mean((1, 2))
         return distance
 
 
 def _unit(features: Tensor) -> Tensor:
-    return features / (features.square().sum(1, keepdim=True) + 1e-8).sqrt()
+    """`B C H W`, each position's features at length 1, or less where they are faint."""
+    return features / (features.square().sum(1, keepdim=True) + FAINT).sqrt()
 
 
 Perceptual = Literal["none", "untrained", "lpips"]

@@ -9,6 +9,7 @@ from hvdm.config import OptimizerConfig
 
 STATE = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 """What each optimizer keeps for every element of a parameter."""
+FLOOR = 0.01
 
 
 def build(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -50,7 +51,16 @@ def set_steps_taken(optimizer: torch.optim.Optimizer, count: int) -> None:
 
 
 def learning_rate(config: OptimizerConfig, samples_seen: int) -> float:
-    """Linear warm-up over `warmup` samples, then constant."""
-    if samples_seen >= config.warmup:
+    """Linear warm-up over `warmup` samples, then constant; linear again down to a hundredth
+    between the two counts of `decay`.
+
+    Of the samples seen and of nothing else, so that a run that is trained further goes on as it
+    would have.
+    """
+    if samples_seen < config.warmup:
+        return config.lr * (samples_seen + 1) / (config.warmup + 1)
+    if config.decay is None:
         return config.lr
-    return config.lr * (samples_seen + 1) / (config.warmup + 1)
+    first, last = config.decay
+    fallen = min(1.0, max(0.0, (samples_seen - first) / (last - first)))
+    return config.lr * (1 - (1 - FLOOR) * fallen)
