@@ -23,14 +23,28 @@ GAIN = 4
 PAPER, INK = (255, 255, 255), (60, 60, 60)
 
 
-def contact_sheet(clips: Tensor, captions: Sequence[str] | None = None) -> bytes:
-    """A PNG with a row of frames for each clip, its caption above."""
+def contact_sheet(
+    clips: Tensor,
+    captions: Sequence[str] | None = None,
+    frames: int = MOST_FRAMES,
+    given: Tensor | None = None,
+) -> bytes:
+    """A PNG with rows of frames for each clip, and what was asked for written under them.
+
+    `given` is the picture `H W C` that they were to begin with; it stands in front of each.
+    """
     _check(clips)
     titles = list(captions) if captions is not None else [f"{i}" for i in range(len(clips))]
     if len(titles) != len(clips):
         raise UserError(f"{len(titles)} captions for {len(clips)} clips: give one for each")
-    rows = [_titled(_filmstrip(clips[i]), title) for i, title in enumerate(titles)]
+    rows = [_told(_filmstrip(clips[i], frames, given), title) for i, title in enumerate(titles)]
     return _png(_stack(rows))
+
+
+def chosen_frames(video: Tensor, count: int = MOST_FRAMES) -> Tensor:
+    """At most `count` frames of `T H W C`, the first and the last among them."""
+    count = min(count, len(video))
+    return video[np.linspace(0, len(video) - 1, count).round().astype(int)]
 
 
 def strips(
@@ -85,6 +99,14 @@ def write_gif(video: Tensor, path: Path, fps: int = 8) -> None:
     _write(path, data.getvalue())
 
 
+def write_frames(video: Tensor, folder: Path) -> None:
+    """Each frame of `T H W C` as it is, in a PNG of its own."""
+    _check(video[None])
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, frame in enumerate(video.cpu().numpy()):
+        atomic_write(folder / f"{number:04d}.png", _png(Image.fromarray(frame)))
+
+
 def write_previews(
     folder: Path, step: int, what: str, original: Tensor, generated: Tensor
 ) -> list[Path]:
@@ -118,23 +140,39 @@ def _enlarged(video: Tensor) -> Pixels:
     return pixels.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def _filmstrip(video: Tensor) -> Image.Image:
-    """Frames from left to right, at most eight of them, the first and the last among these."""
-    count = min(MOST_FRAMES, len(video))
-    chosen = np.linspace(0, len(video) - 1, count).round().astype(int)
-    frames = _enlarged(video)[chosen]
+def _filmstrip(video: Tensor, most: int = MOST_FRAMES, given: Tensor | None = None) -> Image.Image:
+    """Frames from left to right, eight in a row, the first and the last of the clip among them."""
+    frames = _enlarged(chosen_frames(video, most))
     height, width = frames.shape[1:3]
-    strip = Image.new("RGB", (count * (width + GAP) - GAP, height), PAPER)
+    columns = min(MOST_FRAMES, len(frames))
+    rows = -(-len(frames) // columns)
+    left = 0 if given is None else width + 4 * GAP
+    size = (left + columns * (width + GAP) - GAP, rows * (height + GAP) - GAP)
+    strip = Image.new("RGB", size, PAPER)
+    if given is not None:
+        strip.paste(Image.fromarray(_enlarged(given[None])[0]), (0, 0))
     for i, frame in enumerate(frames):
-        strip.paste(Image.fromarray(frame), (i * (width + GAP), 0))
+        row, column = divmod(i, columns)
+        place = (left + column * (width + GAP), row * (height + GAP))
+        strip.paste(Image.fromarray(frame), place)
     return strip
 
 
 def _titled(picture: Image.Image, title: str) -> Image.Image:
-    sheet = Image.new("RGB", (picture.width, picture.height + TEXT + GAP), PAPER)
+    return _with_text(picture, title, 0, TEXT + GAP)
+
+
+def _told(picture: Image.Image, text: str) -> Image.Image:
+    return _with_text(picture, text, picture.height + GAP, 0)
+
+
+def _with_text(picture: Image.Image, text: str, at: int, top: int) -> Image.Image:
+    """Text at this height beside a picture at that one; the sheet is as wide as both need."""
     font = ImageFont.load_default(size=11)
-    ImageDraw.Draw(sheet).text((0, 0), title, INK, font=font)
-    sheet.paste(picture, (0, TEXT + GAP))
+    width = max(picture.width, round(font.getlength(text)) + 1)
+    sheet = Image.new("RGB", (width, picture.height + TEXT + GAP), PAPER)
+    ImageDraw.Draw(sheet).text((0, at), text, INK, font=font)
+    sheet.paste(picture, (0, top))
     return sheet
 
 

@@ -52,9 +52,23 @@ def build_recipe(config: RunConfig, first_stage: Recipe | None = None) -> Recipe
     model = configs.parse(module.Config, config.model, "model")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.seed_of(config.seed, "init"))
-        recipe: Recipe = module.build(model, Given(clip_of(config), first_stage))
+        recipe: Recipe = module.build(model, Given(clip_of(config), first_stage, config.from_data))
     check_recipe(config, recipe)
     return recipe
+
+
+def from_data(config: RunConfig, loader: Loader) -> Mapping[str, Any]:
+    """What the recipe has to know of its data set, such as how strongly its clips move.
+
+    It goes into the run's config, so that sampling needs no data set.
+    """
+    module = recipe_module(config.recipe)
+    find = getattr(module, "from_data", None)
+    if find is None:
+        return {}
+    model = configs.parse(module.Config, config.model, "model")
+    found: Mapping[str, Any] = find(model, clip_of(config), loader.rows)
+    return found
 
 
 def check_recipe(config: RunConfig, recipe: Recipe) -> None:

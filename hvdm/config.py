@@ -127,6 +127,7 @@ class RunConfig:
     first_stage: str | None = None
     first_stage_config: str | None = None
     init: str | None = None
+    from_data: Mapping[str, Any] = field(default_factory=dict)
     resume: Resume = Resume("auto")
     may_change: tuple[str, ...] = ()
     skips_allowed: int = 10

@@ -5,7 +5,7 @@ Inside a model, video is float `B C T H W` in [-1, 1]; a reader hands over `uint
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -124,23 +124,34 @@ class Clip:
 
 @dataclass(frozen=True)
 class Given:
-    """What a recipe is built from besides its own config."""
+    """What a recipe is built from besides its own config.
+
+    `from_data` is what its module's function of that name found in the data set when the run began.
+    """
 
     clip: Clip
     first_stage: "Recipe | None" = None
+    from_data: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What to sample. `options` are the verb's, checked by the recipe."""
+    """What to sample. `options` are the verb's, checked by the recipe.
+
+    `progress` is told, as sampling goes on, which share of it is done.
+    """
 
     what: str = "clip"
     steps: int | None = None
     options: Mapping[str, Any] | None = None
+    progress: Callable[[float], None] | None = None
 
 
 class Recipe(Protocol):
-    """A family's stage as data. `trained` get an engine each; `frozen` never move."""
+    """A family's stage as data. `trained` get an engine each; `frozen` never move.
+
+    One that samples more than clips has `samples`: the options of each kind by its name.
+    """
 
     trained: nn.ModuleDict
     frozen: nn.ModuleDict

@@ -121,6 +121,13 @@ class ZeroLinear(_Zero, nn.Linear):
     pass
 
 
+class ZeroEmbedding(nn.Embedding):
+    """Vectors that start at zero."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+
+
 class GroupAttention(nn.Module):
     """ADM's attention block with its residual: group norm, and each head's q, k, v in a row."""
 

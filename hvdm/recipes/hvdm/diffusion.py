@@ -3,14 +3,15 @@
 On HVDM's latent, a volume, works a 3D U-Net; on PVDM's, three planes, a 2D one.
 """
 
-from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from hvdm.errors import UserError
-from hvdm.ops.sampler import Denoise, ddim, ddpm, dpm_solver_2m
+from hvdm.ops import motion
 from hvdm.ops.schedule import alpha_bars, eps_from_v, q_sample, sqrt_linear_betas, v_from
 from hvdm.recipe import (
     Batch,
@@ -24,10 +25,22 @@ from hvdm.recipe import (
     Reconstructs,
     SampleRequest,
 )
+from hvdm.recipes.hvdm.conditions import (
+    Told,
+    check_labels,
+    choose,
+    frames_from,
+    some_untold,
+    still_of,
+)
+from hvdm.recipes.hvdm.generation import Generation, Predict
 from hvdm.recipes.hvdm.plane_unet import PlaneUNet
+from hvdm.recipes.hvdm.requests import KINDS, Abilities, asked
 from hvdm.recipes.hvdm.unet import UNet
 
 TRAINED_STEPS = 1000
+READ_FOR_MOTION, READ_AT_ONCE = 512, 32
+"""The first draws of a run stand for its data set where motion is ranked."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,10 @@ class Config:
     attention: bool = False
     predicts: Literal["eps", "v"] = "eps"
     conditional: float = 0.3
+    still: float = 0.0
+    motion: Literal["none", "stored", "measured"] = "none"
+    labels: int = 0
+    untold: float = 0.1
     latent_scale: float = 1.0
     sampler: Literal["ddim", "ddpm", "dpm++2m"] = "ddim"
     sampling_steps: int = 100
@@ -67,14 +84,55 @@ def build(config: Config, given: Given) -> Recipe:
     _check_numbers(config)
     _check_clip(given.clip, stage.clip)
     _check_levels(config, stage)
-    return DiffusionRecipe(config, stage)
+    return DiffusionRecipe(config, stage, given.from_data)
+
+
+def from_data(
+    config: Config, clip: Clip, rows: Callable[[Sequence[int]], Batch]
+) -> Mapping[str, Any]:
+    """Whether rows have a past, and quantiles of how strongly clips move, over the first rows."""
+    found: dict[str, Any] = {"past": _past_frames(rows((0,)), clip) > 0}
+    if config.motion == "none":
+        return found
+    values: list[float] = []
+    for first in range(0, READ_FOR_MOTION, READ_AT_ONCE):
+        batch = rows(range(first, first + READ_AT_ONCE))
+        video = None if "latent" in batch.fields else batch.video[:, :, -clip.frames :]
+        values += _strengths(config, batch, video).tolist()
+    return {**found, "motion_levels": list(motion.quantiles(values))}
+
+
+def _past_frames(batch: Batch, clip: Clip) -> int:
+    return 0 if "latent" in batch.fields else batch["video"].shape[1] - clip.frames
+
+
+def _strengths(config: Config, batch: Batch, video: Tensor | None) -> Tensor:
+    """Of each row: what its data set says, or what its own frames show."""
+    if config.motion == "stored":
+        return batch["motion"]
+    if video is None:
+        raise UserError(
+            "model.motion=measured needs the clips, and the data set holds latents; use "
+            "model.motion=stored"
+        )
+    return motion.strength(video)
 
 
 def _check_numbers(config: Config) -> None:
     if not config.multipliers:
         raise UserError("model.multipliers is empty: the U-Net needs at least one level")
-    if not 0 <= config.conditional <= 1:
-        raise UserError(f"model.conditional={config.conditional}: it is a share, from 0 to 1")
+    for key in ("conditional", "still", "untold"):
+        if not 0 <= getattr(config, key) <= 1:
+            raise UserError(f"model.{key}={getattr(config, key)}: it is a share, from 0 to 1")
+    if config.conditional + config.still > 1:
+        raise UserError(
+            f"model.conditional={config.conditional} and model.still={config.still} are shares of "
+            "all rows: together at most 1"
+        )
+    if config.labels < 0:
+        raise UserError(f"model.labels={config.labels}: the number of classes, or 0")
+    if config.variant == "released" and (config.motion != "none" or config.labels):
+        raise UserError("model.variant=released is told no motion and no labels; use figure")
     for key in ("latent_scale",):
         if getattr(config, key) <= 0:
             raise UserError(f"model.{key}={getattr(config, key)}: it must be above 0")
@@ -119,9 +177,11 @@ def _denoiser(config: Config, stage: FirstStage) -> nn.Module:
     positions = torch.Size(stage.latent_shape[1:]).numel()
     kept = (channels, positions) if config.variant == "released" else None
     checkpointing = config.activation_checkpointing
+    told = (config.motion != "none", config.labels)
     if planes is not None:
-        return PlaneUNet(channels, planes, *sizes, config.heads, checkpointing, kept)
-    return UNet(channels, *sizes, checkpointing, config.heads if config.attention else 0, kept)
+        return PlaneUNet(channels, planes, *sizes, config.heads, checkpointing, kept, *told)
+    attending = config.heads if config.attention else 0
+    return UNet(channels, *sizes, checkpointing, attending, kept, *told)
 
 
 class DiffusionRecipe:
@@ -129,48 +189,84 @@ class DiffusionRecipe:
 
     averaged: tuple[str, ...] = ("denoiser",)
 
-    def __init__(self, config: Config, first_stage: FirstStage) -> None:
+    samples = KINDS
+
+    def __init__(
+        self, config: Config, first_stage: FirstStage, from_data: Mapping[str, Any] | None = None
+    ) -> None:
         self.config = config
         self.first_stage = first_stage
         self.clip = first_stage.clip
         self.latent_shape = first_stage.latent_shape
+        found = from_data or {}
+        self.motion_levels = tuple(found.get("motion_levels", ()))
+        self.has_past: bool = config.conditional > 0 and found.get("past", True)
+        self.bound = config.latent_scale
         self.alpha_bar = alpha_bars(sqrt_linear_betas(TRAINED_STEPS))
         self.trained = nn.ModuleDict({"denoiser": _denoiser(config, first_stage)})
         self.frozen = nn.ModuleDict(dict(first_stage.trained.items()))
         self.frozen.requires_grad_(False).eval()
         self.phases: tuple[Phase, ...] = (Phase("denoiser", self.loss),)
 
+    @property
+    def in_planes(self) -> bool:
+        return _plane_shapes(self.first_stage) is not None
+
     # Training
 
     def loss(self, batch: Batch, context: Context) -> tuple[Tensor, Logs]:
         """|eps - eps_theta(x_t, t, c)|^2, or the same of v, mean over the latent."""
-        latent, condition = self._target_and_condition(batch, context)
+        latent, told = self._target(batch, context)
         t = context.randint(TRAINED_STEPS, "t")
         eps = context.randn(self.latent_shape, "eps").to(latent)
         noisy = q_sample(latent, t, eps, self.alpha_bar)
-        predicted = self.trained["denoiser"](noisy, t, condition)
+        predicted = self.trained["denoiser"](noisy, t, told.beside, told.motion, told.label)
         target = eps if self.config.predicts == "eps" else v_from(latent, t, eps, self.alpha_bar)
         error = (predicted - target).square().flatten(1).mean(1)
         return error, {"mse": error.detach()}
 
-    def _target_and_condition(self, batch: Batch, context: Context) -> tuple[Tensor, Tensor | None]:
-        """Of rows that begin earlier than the clip, some are told what was before (PVDM, 3.3)."""
+    def _target(self, batch: Batch, context: Context) -> tuple[Tensor, Told]:
+        """The latent to learn, and what each row is told."""
         if "latent" in batch.fields:
-            return batch["latent"] * self.config.latent_scale, None
-        video = batch.video
-        before = video.shape[2] - self.clip.frames
-        if before <= 0:
-            return self.encode(video), None
-        if before < self.clip.frames:
+            told = self._numbers(batch, None, context)
+            return batch["latent"] * self.config.latent_scale, told
+        video, beside = self._clips(batch.video, context)
+        told = self._numbers(batch, video, context)
+        return self.encode(video), replace(told, beside=beside)
+
+    def _clips(self, video: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
+        """The clip to learn, and the latent of what is told beside it: the clip before (PVDM, 3.3),
+        or its first frame as a clip that does not move."""
+        config, frames = self.config, self.clip.frames
+        before = video.shape[2] - frames
+        if 0 < before < frames:
             raise UserError(
-                f"data.before={before}: the past is a clip too, of {self.clip.frames} frames; use "
-                f"data.before={self.clip.frames}, or 0 to train without it"
+                f"data.before={before}: the past is a clip too, of {frames} frames; use "
+                f"data.before={frames}, or 0 to train without it"
             )
-        told, first = windows(video, before, self.config.conditional, context)
-        target = frames_from(video, first, self.clip.frames)
-        past = self.encode(video[:, :, before - self.clip.frames : before])
-        keep = told.reshape(-1, *[1] * (past.ndim - 1))
-        return self.encode(target), torch.where(keep, past, torch.zeros_like(past))
+        if before <= 0 and not config.still:
+            return video, None
+        choice = choose(video, before, config.conditional, config.still, context)
+        target = frames_from(video, choice.first, frames)
+        shown = still_of(target[:, :, 0], frames)
+        if before > 0:
+            past = video[:, :, before - frames : before]
+            shown = torch.where(_rows(choice.past, past), past, shown)
+        latent = self.encode(shown)
+        told = _rows(choice.past | choice.still, latent)
+        return target, torch.where(told, latent, torch.zeros_like(latent))
+
+    def _numbers(self, batch: Batch, video: Tensor | None, context: Context) -> Told:
+        config = self.config
+        level = label = None
+        if config.motion != "none":
+            strengths = _strengths(config, batch, video).double()
+            level = motion.rank(strengths, self.motion_levels)
+            level = some_untold(level, config.untold, context, "motion untold")
+        if config.labels:
+            known = check_labels(batch["label"], config.labels)
+            label = some_untold(known, config.untold, context, "label untold")
+        return Told(motion=level, label=label)
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
@@ -182,70 +278,40 @@ class DiffusionRecipe:
 
     @torch.no_grad()
     def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
-        """Clips `B C T H W`; `nets` holds the weights to sample with."""
-        _check_request(request)
-        latent = self.sample_latent(nets, noise, None, request.steps)
-        return self.decode(latent)
+        """Videos `B C T H W`; `nets` holds the weights to sample with."""
+        wanted = asked(request, self.abilities)
+        return Generation(self, nets, wanted, noise, request.progress).videos()
 
-    @torch.no_grad()
-    def sample_latent(
-        self, nets: nn.ModuleDict, noise: Noise, condition: Tensor | None, steps: int | None = None
-    ) -> Tensor:
-        """A latent for each draw of the noise; `condition` is the latent of what came before."""
-        config, bound = self.config, self.config.latent_scale
-        start = noise.randn(self.latent_shape, "start")
-        count = config.sampling_steps if steps is None else steps
-        denoise = self._guided(nets, condition)
+    @property
+    def abilities(self) -> Abilities:
+        config = self.config
+        return Abilities(
+            past=self.has_past,
+            image=config.still > 0,
+            motion=config.motion != "none",
+            classes=config.labels,
+            sampler=config.sampler,
+            steps=config.sampling_steps,
+            eta=config.eta,
+            guidance=config.guidance,
+            frames=self.clip.frames,
+        )
 
-        def fresh(k: int) -> Tensor:
-            return noise.randn(self.latent_shape, f"step {k}")
+    def predict(self, nets: nn.ModuleDict) -> Predict:
+        """eps, whatever the network predicts."""
 
-        if config.sampler == "dpm++2m":
-            return dpm_solver_2m(denoise, start, self.alpha_bar, count, bound)
-        if config.sampler == "ddpm":
-            return ddpm(denoise, start, self.alpha_bar, count, fresh, bound)
-        return ddim(denoise, start, self.alpha_bar, count, config.eta, fresh, bound)
+        def eps(x: Tensor, t: Tensor, **told: Tensor) -> Tensor:
+            answer: Tensor = nets["denoiser"](x, t, **told).to(x)
+            if self.config.predicts == "eps":
+                return answer
+            return eps_from_v(x, t, answer, self.alpha_bar)
 
-    def _guided(self, nets: nn.ModuleDict, condition: Tensor | None) -> Denoise:
-        """(1 + w) eps_c - w eps_0 (classifier-free guidance, arXiv 2207.12598, eq. 6)."""
-        w = self.config.guidance
-
-        def eps(x: Tensor, t: Tensor, given: Tensor | None) -> Tensor:
-            answer = nets["denoiser"](x, t, given).to(x)
-            return answer if self.config.predicts == "eps" else eps_from_v(x, t, answer, alpha_bar)
-
-        def denoise(x: Tensor, t: Tensor) -> Tensor:
-            told = eps(x, t, condition)
-            return told if condition is None or w == 0 else (1 + w) * told - w * eps(x, t, None)
-
-        alpha_bar = self.alpha_bar
-        return denoise
+        return eps
 
     def decode(self, latent: Tensor) -> Tensor:
         return self.first_stage.decode(self.frozen, latent / self.config.latent_scale)
 
 
-def windows(video: Tensor, before: int, share: float, context: Context) -> tuple[Tensor, Tensor]:
-    """Per row: whether it is told its past, and the first frame of its target.
-
-    Told rows end with the row. Others begin anywhere in it, or, where the row begins with padding
-    (all pixels 0), behind that.
-    """
-    padded = (video[:, :, :before] == -1).flatten(1).all(1)
-    told = (context.uniform((), "told") < share) & ~padded
-    anywhere = context.randint(before + 1, "offset").to(video.device)
-    return told, torch.where(told | padded, torch.full_like(anywhere, before), anywhere)
-
-
-def frames_from(video: Tensor, first: Tensor, count: int) -> Tensor:
-    """`B C T H W` -> `B C count H W`, each row from its own first frame."""
-    chosen = first[:, None] + torch.arange(count, device=first.device)
-    rows = torch.arange(len(video), device=first.device)[:, None]
-    return video.transpose(1, 2)[rows, chosen].transpose(1, 2)
-
-
-def _check_request(request: SampleRequest) -> None:
-    if request.what != "clip":
-        raise UserError(f"what={request.what}: this model samples what=clip")
-    for name in request.options or {}:
-        raise UserError(f"{name}: sampling clips takes no such option")
+def _rows(chosen: Tensor, like: Tensor) -> Tensor:
+    """`B` -> `B 1 1 …`, to be broadcast over `like`."""
+    return chosen.reshape(-1, *[1] * (like.ndim - 1))

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hvdm.nets.blocks import GroupAttention, TimeEmbedding, ZeroConv2d, group_norm
 from hvdm.ops.triplane import flat, planes_of
+from hvdm.recipes.hvdm.conditions import Numbers
 from hvdm.recipes.hvdm.unet import Double, Halve, Nothing, ResBlock
 
 Planes = tuple[Tensor, ...]
@@ -99,6 +100,8 @@ class PlaneUNet(nn.Module):
         heads: int,
         checkpointing: bool,
         released: tuple[int, ...] | None = None,
+        motion: bool = False,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         self.shapes = tuple(shapes)
@@ -107,6 +110,7 @@ class PlaneUNet(nn.Module):
         steps = Steps(widths, blocks, time, heads)
         self.nothing = Nothing(released)
         self.time = TimeEmbedding(width, time)
+        self.numbers = Numbers(width, time, motion, classes)
         self.stem = nn.Conv2d(2 * channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(steps.down())
         self.middle = steps.middle()
@@ -114,9 +118,16 @@ class PlaneUNet(nn.Module):
         self.norm = group_norm(widths[0])
         self.head = ZeroConv2d(widths[0], channels, 3, padding=1)
 
-    def forward(self, noisy: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """`B E N`, `B`, `B E N` -> `B E N`."""
-        time = self.time(t, like=noisy)
+    def forward(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        condition: Tensor | None = None,
+        motion: Tensor | None = None,
+        label: Tensor | None = None,
+    ) -> Tensor:
+        """`B E N`, `B`, `B E N`, `B`, `B` -> `B E N`."""
+        time = self.numbers(self.time(t, like=noisy), motion, label)
         beside = self.nothing(condition, noisy)
         planes = planes_of(torch.cat((noisy, beside), 1), self.shapes)
         skips: list[Planes] = [tuple(self.stem(plane) for plane in planes)]

@@ -13,6 +13,7 @@ from hvdm.nets.blocks import (
     group_norm,
     run,
 )
+from hvdm.recipes.hvdm.conditions import Numbers
 
 
 class Halve(nn.Module):
@@ -188,7 +189,7 @@ class UNet(nn.Module):
     """Predicts the noise in a latent, beside which it sees a condition of the same shape.
 
     `attention` puts attention on the two coarsest levels; `released` is the shape of the zeros
-    that the released networks carry along.
+    that the released networks carry along; `motion` and `classes` say what else it is told.
     """
 
     def __init__(
@@ -200,6 +201,8 @@ class UNet(nn.Module):
         checkpointing: bool,
         attention: int = 0,
         released: tuple[int, ...] | None = None,
+        motion: bool = False,
+        classes: int = 0,
     ) -> None:
         super().__init__()
         self.checkpointing = checkpointing
@@ -211,6 +214,7 @@ class UNet(nn.Module):
 
         self.nothing = Nothing(released)
         self.time = TimeEmbedding(width, time)
+        self.numbers = Numbers(width, time, motion, classes)
         self.stem = nn.Conv3d(2 * channels, widths[0], 3, padding=1)
         self.down = Down(widths, blocks, time, checkpointing, attend)
         self.middle = nn.ModuleList(ResBlock(widths[-1], widths[-1], time) for _ in range(2))
@@ -218,9 +222,16 @@ class UNet(nn.Module):
         self.norm = group_norm(widths[0])
         self.head = ZeroConv3d(widths[0], channels, 3, padding=1)
 
-    def forward(self, noisy: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """`B E T H W`, `B`, `B E T H W` -> `B E T H W`."""
-        time = self.time(t, like=noisy)
+    def forward(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        condition: Tensor | None = None,
+        motion: Tensor | None = None,
+        label: Tensor | None = None,
+    ) -> Tensor:
+        """`B E T H W`, `B`, `B E T H W`, `B`, `B` -> `B E T H W`."""
+        time = self.numbers(self.time(t, like=noisy), motion, label)
         beside = self.nothing(condition, noisy)
         skips = self.down(self.stem(torch.cat((noisy, beside), 1)), time)
         x = skips[-1]
