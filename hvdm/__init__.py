@@ -70,12 +70,24 @@ class Loaded:
             self._of(None, "denoiser", "denoiser")
         return nets["denoiser"]
 
-    def sample(self, count: int = 1, seed: int = 0, steps: int | None = None) -> Tensor:
-        """Clips, float `B C T H W`; clip i is a function of the seed and of i."""
+    def sample(
+        self,
+        count: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        what: str = "clip",
+        **options: Any,
+    ) -> Tensor:
+        """Videos, float `B C T H W`; video i is a function of the seed and of i.
+
+        `what` and `options` are those of `hvdm sample`; an image is uint8 `H W 3`, of the clips'
+        size.
+        """
         from hvdm.recipe import Noise, SampleRequest
 
         noise = Noise(seed, tuple(range(count)), device=self.device)
-        return self.opened.recipe.sample(self.opened.nets, SampleRequest(steps=steps), noise)
+        request = SampleRequest(what, steps, options or None)
+        return self.opened.recipe.sample(self.opened.nets, request, noise)
 
     def _of(self, owner: Any, name: str, what: str) -> Any:
         from hvdm.errors import UserError

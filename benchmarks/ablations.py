@@ -1,0 +1,93 @@
+"""The hybrid autoencoder against its branches alone: equal steps, three seeds, held-out clips.
+
+`python -m benchmarks.ablations DIR`; results go to benchmarks/results/ablations.json.
+"""
+
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import experiment
+from hvdm import build
+from hvdm.ops.wavelet import SPACE_TIME, haar
+from hvdm.recipe import to_model
+
+SEEDS, STEPS = (0, 1, 2), 450
+SETTINGS = (
+    f"steps={STEPS}",
+    "model.latent_channels=12",
+    "optimizer.betas=[0.9,0.99]",
+    "checkpoint.every=100k",
+)
+VARIANTS = {
+    "hybrid": ("model.branches=both",),
+    "triplane only": ("model.branches=triplane",),
+    "wavelet only": ("model.branches=wavelet",),
+}
+
+
+def main() -> None:
+    where = experiment.folder()
+    data = experiment.shapes(where)
+    rows: list[dict[str, Any]] = []
+    for seed in SEEDS:
+        for name, overrides in VARIANTS.items():
+            run = where / f"ablation-{name.replace(' ', '-')}-{seed}"
+            rows.append({"variant": name, "seed": seed, **measured(run, data, seed, overrides)})
+            print(rows[-1], flush=True)
+    experiment.write("ablations", {**experiment.about(), **summary(rows), "runs": rows})
+
+
+def measured(run: Path, data: Path, seed: int, overrides: tuple[str, ...]) -> dict[str, Any]:
+    began = time.process_time()
+    typed = [f"data.path={data}", f"seed={seed}", *SETTINGS, *overrides]
+    config = experiment.trained("tiny/hvdm_autoencoder", run, typed)
+    seconds = time.process_time() - began
+    video = to_model(experiment.held_out(config))
+    opened = build.open_run(run)
+    with torch.no_grad():
+        recipe: Any = opened.recipe
+        output = recipe.decode(opened.nets, recipe.encode(opened.nets, video))
+    parameters = sum(p.numel() for p in opened.nets.parameters())
+    return {"cpu_s": round(seconds), "parameters": parameters, **errors(video, output)}
+
+
+def errors(video: Tensor, output: Tensor) -> dict[str, float]:
+    """PSNR, and what is lost of the energy of each kind of Haar band: 1 is all of it."""
+    mse = ((output - video) / 2).square().mean((1, 2, 3, 4))
+    bands, lost = haar(video, SPACE_TIME), haar(output - video, SPACE_TIME)
+    kinds = {"low": [0], "space": [1, 2, 3], "time": [4], "space and time": [5, 6, 7]}
+    shares = {
+        f"lost_{kind}": float(lost[:, of].square().sum() / bands[:, of].square().sum())
+        for kind, of in kinds.items()
+    }
+    psnr = float((-10 * mse.log10()).mean())
+    return {name: round(value, 4) for name, value in {"psnr": psnr, **shares}.items()}
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over seeds with their standard errors, and the hybrid's lead seed by seed."""
+    keys = [key for key in rows[0] if key.startswith(("psnr", "lost"))]
+    found: dict[str, Any] = {"steps": STEPS, "settings": list(SETTINGS), "mean": {}, "error": {}}
+    for name in VARIANTS:
+        own = [row for row in rows if row["variant"] == name]
+        values = {key: [row[key] for row in own] for key in keys}
+        found["mean"][name] = {k: round(statistics.mean(v), 4) for k, v in values.items()}
+        found["error"][name] = {
+            k: round(statistics.stdev(v) / math.sqrt(len(v)), 4) for k, v in values.items()
+        }
+    psnr = {(row["variant"], row["seed"]): row["psnr"] for row in rows}
+    found["hybrid_ahead_db"] = {
+        name: [round(psnr["hybrid", seed] - psnr[name, seed], 2) for seed in SEEDS]
+        for name in list(VARIANTS)[1:]
+    }
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What experiments share: a data set, runs by the code of `hvdm train`, results as files."""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_tools.synthetic import make
+from hvdm import build, run
+from hvdm.config import RunConfig
+from hvdm.run import commit, versions
+from launcher import compose
+
+RESULTS = Path(__file__).with_name("results")
+INLINE = ("cluster=inline", "log.tensorboard=false", "checkpoint.keep=1")
+
+
+def folder() -> Path:
+    """Where data and runs lie; what is there already is used."""
+    path = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/experiments").absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def shapes(where: Path, train: int = 512, test: int = 64) -> Path:
+    """32x32 clips of 16 frames."""
+    out = where / f"shapes-{train}"
+    if not out.exists():
+        make(out, seed=0, train=train, test=test, per_shard=32, frames=16, height=32, width=32)
+    return out
+
+
+def trained(config: str, where: Path, overrides: Sequence[str]) -> RunConfig:
+    """A run, from its newest checkpoint if it was begun already."""
+    wanted = compose.run_config(config, [*INLINE, f"run={where}", *overrides])
+    if not run.train(wanted, sinks=[]).finished:
+        sys.exit(run.STOPPED_BY_SIGNAL)
+    return build.read_config(where)
+
+
+def held_out(config: RunConfig) -> torch.Tensor:
+    """uint8 `B T H W C`, every held-out clip."""
+    with build.build_loader(config, config.data.held_out, config.data.before) as loader:
+        return loader.sequential(range(len(loader))).fields["video"]
+
+
+def about() -> dict[str, Any]:
+    return {
+        "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} DIR",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, CPU only",
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": commit(),
+        "versions": {name: versions()[name] for name in ("python", "torch")},
+    }
+
+
+def write(name: str, found: dict[str, Any]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
