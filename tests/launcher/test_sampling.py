@@ -9,6 +9,7 @@ import torch
 import yaml
 from PIL import Image
 
+import hvdm
 from hvdm import build
 from hvdm import config as configs
 from hvdm.data.decode import decode_all, decode_image
@@ -290,3 +291,33 @@ def test_wrong_keys_and_values_are_one_line(run, tmp_path, capsys, typed, said):
     assert main(["sample", f"run={run}", f"out={tmp_path}", *typed]) == 2
     error = capsys.readouterr().err.strip()
     assert said in error and len(error.splitlines()) == 1, error
+
+
+# From training to sampling
+
+
+def test_a_run_keeps_what_sampling_needs_of_its_data(run, shapes, tmp_path, capsys):
+    trained = tmp_path / "trained"
+    typed = [
+        "train", "config=tiny/hvdm_applications", f"run={trained}", f"data.path={shapes}",
+        f"first_stage={run.parent}/ae", "data.frames=4", "data.before=4", "data.height=16",
+        "data.width=16", "model.width=8", "batch=4", "micro_batch=4", "cluster=inline",
+        "log.tensorboard=false",
+    ]  # fmt: skip
+    assert main([*typed, "steps=1"]) == 0
+    found = build.read_config(trained).from_data
+    levels = found["motion_levels"]
+    assert found["past"] and levels == sorted(levels) and 0 <= levels[0] < levels[-1] <= 1
+    assert main([*typed, "steps=2"]) == 0
+    assert build.read_config(trained).from_data == found
+    recipe = build.open_run(trained).recipe
+    assert recipe.motion_levels == tuple(levels)
+    sample(trained, tmp_path / "out", "what=dynamics", "motion=fast", "count=1", "write=gif")
+    sample(trained, tmp_path / "out", "what=long", "frames=8", "count=1", "write=gif")
+
+
+def test_from_python(run):
+    loaded = hvdm.load(run)
+    image = torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8)
+    video = loaded.sample(2, what="long", frames=6, image=image, motion="slow")
+    assert video.shape == (2, 3, 6, SIDE, SIDE)
