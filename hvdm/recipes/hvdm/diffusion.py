@@ -5,7 +5,7 @@ On HVDM's latent, a volume, works a 3D U-Net; on PVDM's, three planes, a 2D one.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,6 @@ from hvdm.recipe import (
     Noise,
     Phase,
     Recipe,
-    Reconstructs,
     SampleRequest,
 )
 from hvdm.recipes.hvdm.conditions import (
@@ -34,6 +33,7 @@ from hvdm.recipes.hvdm.conditions import (
     still_of,
 )
 from hvdm.recipes.hvdm.generation import Generation, Predict
+from hvdm.recipes.hvdm.latents import FirstStage, check_clip, check_levels, plane_shapes
 from hvdm.recipes.hvdm.plane_unet import PlaneUNet
 from hvdm.recipes.hvdm.requests import KINDS, Abilities, asked
 from hvdm.recipes.hvdm.unet import UNet
@@ -67,12 +67,6 @@ class Config:
     activation_checkpointing: bool = False
 
 
-class FirstStage(Recipe, Reconstructs, Protocol):
-    """What this stage builds on: a recipe that encodes and decodes clips of its own shape."""
-
-    clip: Clip
-
-
 def build(config: Config, given: Given) -> Recipe:
     """The recipe on the latents of `given.first_stage`."""
     first_stage = given.first_stage
@@ -82,8 +76,8 @@ def build(config: Config, given: Given) -> Recipe:
         raise UserError("first_stage is a run without an encoder: name the run of an autoencoder")
     stage = cast(FirstStage, first_stage)
     _check_numbers(config)
-    _check_clip(given.clip, stage.clip)
-    _check_levels(config, stage)
+    check_clip(given.clip, stage.clip)
+    check_levels(config.multipliers, stage)
     return DiffusionRecipe(config, stage, given.from_data)
 
 
@@ -138,41 +132,8 @@ def _check_numbers(config: Config) -> None:
             raise UserError(f"model.{key}={getattr(config, key)}: it must be above 0")
 
 
-def _check_clip(clip: Clip, trained: Clip) -> None:
-    """The first stage encodes clips of one shape only."""
-    for name in ("frames", "height", "width"):
-        wanted, have = getattr(trained, name), getattr(clip, name)
-        if wanted != have:
-            raise UserError(
-                f"data.{name}={have}, and first_stage was trained on {wanted}: set "
-                f"data.{name}={wanted}, or name a first_stage of that size"
-            )
-
-
-def _check_levels(config: Config, stage: FirstStage) -> None:
-    unit = 2 ** (len(config.multipliers) - 1)
-    for name, side in _halved_sides(stage).items():
-        if side % unit:
-            raise UserError(
-                f"data.{name} gives a latent {name} of {side}, which {len(config.multipliers)} "
-                f"levels (model.multipliers) cannot halve: it must be a multiple of {unit}"
-            )
-
-
-def _halved_sides(stage: FirstStage) -> dict[str, int]:
-    planes = _plane_shapes(stage)
-    if planes is None:
-        return {"height": stage.latent_shape[-2], "width": stage.latent_shape[-1]}
-    (height, width), (frames, _), _ = planes
-    return {"height": height, "width": width, "frames": frames}
-
-
-def _plane_shapes(stage: FirstStage) -> tuple[tuple[int, int], ...] | None:
-    return getattr(stage, "plane_shapes", None)
-
-
 def _denoiser(config: Config, stage: FirstStage) -> nn.Module:
-    planes, channels = _plane_shapes(stage), stage.latent_shape[0]
+    planes, channels = plane_shapes(stage), stage.latent_shape[0]
     sizes = (config.width, config.multipliers, config.blocks)
     positions = torch.Size(stage.latent_shape[1:]).numel()
     kept = (channels, positions) if config.variant == "released" else None
@@ -210,7 +171,7 @@ class DiffusionRecipe:
 
     @property
     def in_planes(self) -> bool:
-        return _plane_shapes(self.first_stage) is not None
+        return plane_shapes(self.first_stage) is not None
 
     # Training
 

@@ -1,0 +1,46 @@
+"""What the second stage builds on, and which latents its networks can work on."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from hvdm.errors import UserError
+from hvdm.recipe import Clip, Recipe, Reconstructs
+
+
+class FirstStage(Recipe, Reconstructs, Protocol):
+    """What this stage builds on: a recipe that encodes and decodes clips of its own shape."""
+
+    clip: Clip
+
+
+def check_clip(clip: Clip, trained: Clip) -> None:
+    """The first stage encodes clips of one shape only."""
+    for name in ("frames", "height", "width"):
+        wanted, have = getattr(trained, name), getattr(clip, name)
+        if wanted != have:
+            raise UserError(
+                f"data.{name}={have}, and first_stage was trained on {wanted}: set "
+                f"data.{name}={wanted}, or name a first_stage of that size"
+            )
+
+
+def check_levels(multipliers: Sequence[int], stage: FirstStage) -> None:
+    unit = 2 ** (len(multipliers) - 1)
+    for name, side in _halved_sides(stage).items():
+        if side % unit:
+            raise UserError(
+                f"data.{name} gives a latent {name} of {side}, which {len(multipliers)} "
+                f"levels (model.multipliers) cannot halve: it must be a multiple of {unit}"
+            )
+
+
+def _halved_sides(stage: FirstStage) -> dict[str, int]:
+    planes = plane_shapes(stage)
+    if planes is None:
+        return {"height": stage.latent_shape[-2], "width": stage.latent_shape[-1]}
+    (height, width), (frames, _), _ = planes
+    return {"height": height, "width": width, "frames": frames}
+
+
+def plane_shapes(stage: FirstStage) -> tuple[tuple[int, int], ...] | None:
+    return getattr(stage, "plane_shapes", None)
