@@ -17,6 +17,8 @@ MIME = {
     ".webm": "video/webm",
 }
 FILMS = (".mp4", ".webm")
+FRAMES = "frames"
+"""The folder of single frames, which a report leaves out."""
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -35,7 +37,11 @@ class Medium:
 
 def found(folder: Path) -> list[Medium]:
     """Whole files, by step; where a film and a gif show the same, the film."""
-    paths = [p for p in folder.rglob("*") if p.suffix in MIME and p.is_file()]
+    paths = [
+        p
+        for p in folder.rglob("*")
+        if p.suffix in MIME and p.is_file() and FRAMES not in p.relative_to(folder).parts
+    ]
     stems = {p.with_suffix("") for p in paths if p.suffix in FILMS}
     media = [
         Medium(p, str(p.relative_to(folder)), _step(p.relative_to(folder)))

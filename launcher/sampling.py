@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from eval import pictures
+from eval.media import FRAMES
 from eval.subject import Model, exact, hold, open_model
 from hvdm import build
 from hvdm.config import ClusterConfig, parse
@@ -229,7 +230,7 @@ class _Told:
     def _say(self, clips: float) -> None:
         count, spent = self._order.count, time.monotonic() - self._began
         left = duration(spent / clips * (count - clips))
-        self._progress.say(f"sampled {clips:.1f} of {count}, {left} left")
+        self._progress.say(f"{clips / count:.0%} of {count} videos, {left} left")
 
 
 # Writing
@@ -263,6 +264,6 @@ def _write_one(video: Tensor, stem: Path, order: Order) -> list[Path]:
         made.append(stem.with_suffix(".gif"))
         pictures.write_gif(video, made[-1], order.fps)
     if "frames" in order.written:
-        made.append(stem)
-        pictures.write_frames(video, stem)
+        made.append(stem.parent / FRAMES / stem.name)
+        pictures.write_frames(video, made[-1])
     return made

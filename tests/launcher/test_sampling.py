@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 import hvdm
+from eval import media
 from hvdm import build
 from hvdm import config as configs
 from hvdm.data.decode import decode_all, decode_image
@@ -82,7 +83,7 @@ def answer(capsys):
 
 
 def frames_of(folder, draw, prefix=""):
-    files = sorted((folder / f"{prefix}seed-0-{draw:04d}").glob("*.png"))
+    files = sorted((folder / "frames" / f"{prefix}seed-0-{draw:04d}").glob("*.png"))
     return np.concatenate([decode_image(file.read_bytes()) for file in files])
 
 
@@ -114,6 +115,7 @@ def test_all_kinds_give_what_can_be_played(run, tmp_path, capsys):
         assert told["files"][0] == str(sheet)
         assert decode_image(sheet.read_bytes()).shape[1] > 2 * SIDE
         assert json.loads(sheet.with_suffix(".json").read_text())["options"] == told["options"]
+    assert not any("frames" in one.name for one in media.found(tmp_path))
 
 
 def test_captions_say_what_was_asked_for(run, tmp_path, monkeypatch, capsys):
@@ -180,9 +182,9 @@ def test_the_time_left_is_told(run, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(progress, "EVERY_S", 0.0)
     sample(run, tmp_path, "count=3", "batch=2")
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[0].strip().startswith("sampled 0.7 of 3, ") and lines[0].endswith(" left")
-    assert lines[-1].strip() == "sampled 3.0 of 3, 0 s left"
+    lines = [line.strip() for line in capsys.readouterr().err.strip().splitlines()]
+    assert lines[0].startswith("22% of 3 videos, ") and lines[0].endswith(" left")
+    assert lines[-1] == "100% of 3 videos, 0 s left"
 
 
 # What a user has at hand

@@ -180,8 +180,9 @@ class Generation:
     def decode(self, latent: Tensor) -> Tensor:
         """What is longer or larger than the model's clips, by tiles of their size."""
         tile = self.model.latent_shape[1:]
-        in_time = self.asked.overlap
-        shared = [tile[0] // 4 if in_time is None else in_time, tile[1] // 2, tile[2] // 2]
+        shared = [side // 4 for side in tile]
+        if self.asked.overlap is not None:
+            shared[0] = self.asked.overlap
         return tiled(self.model.decode, latent, tile, shared)
 
     def _ticking(self, denoise: Denoise) -> Denoise:
