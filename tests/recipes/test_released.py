@@ -1,4 +1,5 @@
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ KEYS = Path(__file__).parent / "released_keys"
 CLIP = Clip(16, 256, 256)
 NARROW = {"width": 32, "heads": 2, "head_dim": 16, "depth": 1, "projection_depth": 1}
 NARROW |= {"projection_heads": 2, "projection_head_dim": 8, "projection_hidden": 24}
+# `make soak` compares the paper's sizes too: minutes, and up to 12 GB.
+SIZES = [NARROW, None] if os.environ.get("HVDM_SOAK") else [NARROW]
+WIDTHS = {True: "narrow", False: "full"}
 STAGES = {
     "hvdm": (autoencoder, {"conv_channels": (8, 12, 16, 24), "fusion_depth": 1}),
     "pvdm": (pvdm_autoencoder, {}),
@@ -46,10 +50,16 @@ def drawn(net, seed=0):
     return state
 
 
-def filled(net, seed=0):
+def filled(net, config, seed=0):
     state = drawn(net, seed)
     net.load_state_dict(released.to_ours(net, state))
-    return Plain(state, heads=2, projection_heads=2)
+    projection = getattr(config, "projection_heads", None)
+    return Plain(state, heads=config.heads, projection_heads=projection)
+
+
+def each_size(test):
+    named = pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: WIDTHS[bool(sizes)])
+    return pytest.mark.parametrize("family", list(STAGES))(named(test))
 
 
 def test_names_and_shapes_are_the_released_ones():
@@ -89,10 +99,10 @@ def close(ours, plain):
     assert ((ours - plain).norm() / plain.norm()).item() < 1e-5
 
 
-@pytest.mark.parametrize("family", list(STAGES))
-def test_autoencoders_are_the_formulas_at_256(family):
-    recipe = stage(family, NARROW)
-    plain = filled(recipe.trained["autoencoder"])
+@each_size
+def test_autoencoders_are_the_formulas_at_256(family, sizes):
+    recipe = stage(family, sizes)
+    plain = filled(recipe.trained["autoencoder"], recipe.config)
     video = torch.rand(1, *CLIP.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.no_grad():
         latent = recipe.encode(recipe.trained, video)
@@ -105,12 +115,13 @@ def test_autoencoders_are_the_formulas_at_256(family):
         close(output, plain.pvdm_decode(latent[0].double(), 16, 32, 32))
 
 
-@pytest.mark.parametrize("family", list(STAGES))
-def test_denoisers_are_the_formulas_at_256(family):
-    below = stage(family, NARROW)
-    recipe = on_top(below, width=32, heads=2, multipliers=(1, 1, 1, 2))
+@each_size
+def test_denoisers_are_the_formulas_at_256(family, sizes):
+    below = stage(family, sizes)
+    narrow = {"width": 32, "heads": 2, "multipliers": (1, 1, 1, 2)}
+    recipe = on_top(below, **(narrow if sizes else {}))
     net = recipe.trained["denoiser"]
-    plain = filled(net)
+    plain = filled(net, recipe.config)
     source = torch.Generator().manual_seed(2)
     noisy, condition = torch.randn(2, 1, *recipe.latent_shape, generator=source)
     shapes = getattr(below, "plane_shapes", None)
