@@ -52,9 +52,10 @@ lint: $(READY)
 bench-checkpoints: $(READY)
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.checkpoints
 
-# The long ones: the whole matrix of engines and world sizes, and 200 kills.
+# The long ones: the whole matrix of engines and world sizes, 200 kills, networks at full size.
 soak: $(READY)
-	@HVDM_SOAK=1 HVDM_KILLS=200 $(VENV)/bin/python -m pytest tests/train/test_checkpoint_matrix.py tests/train/test_checkpoint_kills.py
+	@HVDM_SOAK=1 HVDM_KILLS=200 $(VENV)/bin/python -m pytest tests/train/test_checkpoint_matrix.py \
+		tests/train/test_checkpoint_kills.py tests/recipes/test_released.py
 
 bench-eval: $(READY)
 	@$(VENV)/bin/python -m benchmarks.evaluation --write

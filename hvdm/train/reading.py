@@ -1,19 +1,21 @@
 """Elements of any parameter from a checkpoint, whoever wrote it and on however many ranks."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from hvdm.errors import RunError, UserError
 from hvdm.train.choosing import Checkpoint, Wanted
 from hvdm.train.ema import Ema
 from hvdm.train.engine import Engine
-from hvdm.train.writing import GROUPS, buffers
+from hvdm.train.writing import DTYPES, GROUPS, buffers
+
+_TYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
 def for_inference(averaged: bool) -> Wanted:
@@ -29,7 +31,7 @@ class Reader:
         self.net = checkpoint.nets[net]
         self._checkpoint = checkpoint
         self._files = [f for f in checkpoint.manifest["files"] if f.split(".")[0] == net]
-        self._pieces: dict[tuple[str, str], list[tuple[int, int, Any, str]]] = {}
+        self._pieces: dict[tuple[str, str], list[tuple[int, Tensor]]] = {}
 
     def _load(self, kind: str | None = None) -> None:
         """Opens the files that may hold a kind; all of them where none is named."""
@@ -42,12 +44,10 @@ class Reader:
                 self._index(self._checkpoint.file(file))
 
     def _index(self, path: Path) -> None:
-        handle = safe_open(path, framework="pt")
-        for key in handle.keys():  # noqa: SIM118 (it is no mapping)
+        for key, values in mapped(path).items():
             kind, rest = key.split("/", 1)
             name, offset = rest.rsplit("@", 1)
-            length = handle.get_slice(key).get_shape()[0]
-            self._pieces.setdefault((kind, name), []).append((int(offset), length, handle, key))
+            self._pieces.setdefault((kind, name), []).append((int(offset), values))
 
     def kinds(self) -> list[str]:
         self._load()
@@ -58,14 +58,14 @@ class Reader:
         return sorted(name for k, name in self._pieces if k == kind)
 
     def read(self, kind: str, name: str, begin: int, length: int) -> Tensor:
+        """Elements in the file's own pages where one piece has them all: copy, do not change."""
         self._load(kind)
         parts = []
         at, end = begin, begin + length
-        pieces = self._pieces.get((kind, name), ())
-        for offset, size, handle, key in sorted(pieces, key=lambda p: p[0]):
-            if offset <= at < offset + size and at < end:
-                stop = min(end, offset + size)
-                parts.append(handle.get_slice(key)[at - offset : stop - offset])
+        for offset, values in sorted(self._pieces.get((kind, name), ()), key=lambda p: p[0]):
+            if offset <= at < offset + len(values) and at < end:
+                stop = min(end, offset + len(values))
+                parts.append(values[at - offset : stop - offset])
                 at = stop
         if at != end:
             raise RunError(f"{self._checkpoint.where} lacks {kind} of {name} from element {at}")
@@ -74,6 +74,20 @@ class Reader:
     def whole(self, kind: str, name: str) -> Tensor:
         shape = self.net["buffers" if kind == "buffer" else "parameters"][name]
         return self.read(kind, name, 0, int(torch.Size(shape).numel())).view(shape)
+
+
+def mapped(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that `writing` wrote, in its pages: new memory is what costs time."""
+    with open(path, "rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        rows = json.loads(handle.read(length))
+    size, begin = path.stat().st_size, 8 + length
+    pages = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    return {
+        key: pages[begin + first : begin + last].view(_TYPES[row["dtype"]])
+        for key, row in rows.items()
+        for first, last in [row["data_offsets"]]
+    }
 
 
 def restore(checkpoint: Checkpoint, net: str, engine: Engine, ema: Ema | None) -> None:

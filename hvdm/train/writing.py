@@ -25,7 +25,7 @@ from hvdm.train.storage import Storage
 GROUPS = ("weights", "optimizer", "ema", "buffers")
 _GROUP_OF = {"master": "weights", "ema": "ema", "buffer": "buffers"}
 _CHUNK = 2**23
-_DTYPES = {
+DTYPES = {
     torch.float64: "F64",
     torch.int64: "I64",
     torch.float32: "F32",
@@ -55,7 +55,7 @@ class Image:
         for key, tensor in ordered:
             places[key] = (at, at := at + tensor.numel() * tensor.element_size())
             rows[key] = {
-                "dtype": _DTYPES[tensor.dtype],
+                "dtype": DTYPES[tensor.dtype],
                 "shape": [tensor.numel()],
                 "data_offsets": list(places[key]),
             }
