@@ -12,6 +12,7 @@ from eval import measured, media
 from eval.curves import Point, chart
 from eval.measured import flat, number
 from eval.media import Medium
+from hvdm.report import duration
 
 MOST_EVENTS = 300
 _SUN = '<button id="theme" type="button" hidden></button>'
@@ -57,7 +58,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def summary(facts: Mapping[str, Any]) -> str:
     config, last = facts["config"] or {}, facts["last"] or {}
-    environment = facts["environment"] or {}
+    environment, time_of = facts["environment"] or {}, facts["ledger"] or {}
+    goodput = time_of.get("goodput")
     steps = f" of {facts['steps']}" if facts["steps"] else ""
     tiles = {
         "recipe": config.get("recipe"),
@@ -66,6 +68,7 @@ def summary(facts: Mapping[str, Any]) -> str:
         "clips per second": number(last.get("clips_per_s")),
         "engine": environment.get("engine"),
         "workers": environment.get("workers"),
+        "goodput": None if goodput is None else f"{goodput:.1%}",
         "checkpoints": len(facts["checkpoints"]) or None,
         "evaluations": len(facts["evaluations"]) or None,
     }
@@ -75,6 +78,31 @@ def summary(facts: Mapping[str, Any]) -> str:
         if value is not None
     )
     return f'<dl class="tiles">{shown}</dl>' if shown else ""
+
+
+_MEANING = {
+    "compute": "steps that count",
+    "data": "waiting for rows",
+    "checkpoint": "standing still for a save",
+    "restart": "from a command or a loss to the first step, and steps that were lost",
+    "idle": "between two commands, and the rest",
+}
+
+
+def wall_time(found: Mapping[str, Any] | None) -> str:
+    """Where the wall time went, and what losses cost."""
+    if found is None:
+        return section("Time", "", "no account yet: it comes with the first logged step")
+    rows = [
+        [name, f"{found['shares'][name]:.1%}", duration(seconds), _MEANING[name]]
+        for name, seconds in found["seconds"].items()
+    ]
+    rows.append(["together", f"{sum(found['shares'].values()):.1%}", duration(found["wall_s"]), ""])
+    recovered = ", ".join(f"{row['seconds']:.1f} s" for row in found["recoveries"])
+    told = [f"goodput {found['goodput']:.1%}", f"{found['lost_steps']} steps done again"]
+    told += [f"recovered in {recovered}"] if recovered else []
+    body = table(("column", "share", "time", "what it is"), rows) + f"<p>{'; '.join(told)}</p>"
+    return section("Time", body, "")
 
 
 def _breakable(text: str) -> str:
@@ -149,7 +177,9 @@ def _folded(title: str, body: str, is_open: bool = False) -> str:
 
 
 def _details(event: Mapping[str, Any]) -> str:
-    rest = {k: v for k, v in event.items() if k not in ("time", "event", "step")}
+    if "text" in event:
+        return str(event["text"])
+    rest = {k: v for k, v in event.items() if k not in ("time", "event", "step", "spent")}
     return "  ".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in rest.items())
 
 

@@ -15,6 +15,7 @@ from hvdm.data.schema import atomic_write
 from hvdm.errors import UserError
 from hvdm.report import read_lines
 from hvdm.train import checkpoint
+from hvdm.train.ledger import ledger
 
 
 def write_report(run: Path) -> Path:
@@ -24,6 +25,7 @@ def write_report(run: Path) -> Path:
     shown, left_out = media.within_weight(media.found(run / "samples"))
     sections = [
         page.summary(facts),
+        page.wall_time(facts["ledger"]),
         page.curves(series(rows)),
         page.samples(shown, left_out),
         page.reconstructions(shown),
@@ -51,6 +53,7 @@ def as_json(run: Path) -> dict[str, Any]:
         "last": rows[-1] if rows else None,
         "metrics": {name: {"points": len(p), "last": p[-1][1]} for name, p in series(rows).items()},
         "events": events,
+        "ledger": ledger(events, rows),
         "environment": _environment(events),
         "evaluations": evaluations(run),
         "checkpoints": [_checkpoint(found) for found in checkpoint.listed(run)],

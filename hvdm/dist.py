@@ -71,6 +71,16 @@ def all_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def all_max(value: int) -> int:
+    """The largest of the ranks' numbers; one small call, cheap enough for every step."""
+    if world() == 1:
+        return value
+    device = "cuda" if backend() == "nccl" else "cpu"
+    largest = torch.tensor(value, device=device)
+    torch_dist.all_reduce(largest, op=torch_dist.ReduceOp.MAX)
+    return int(largest)
+
+
 def all_gather(value: Any) -> list[Any]:
     """A picklable value of every rank, in rank order."""
     if world() == 1:

@@ -114,12 +114,12 @@ def metric_line(values: Mapping[str, Any]) -> str:
     return f"step {values['step']:>{width}}/{values['steps']}  {numbers}  {speed}"
 
 
-_KEPT_TO_THE_FILE = ("event", "time", "commit", "versions")
+_KEPT_TO_THE_FILE = ("event", "time", "commit", "versions", "spent")
 
 
 def event_line(values: Mapping[str, Any]) -> str:
     """What a person wants to see of it; `events.jsonl` has the rest."""
-    if values["event"] == "note":
+    if "text" in values:
         return str(values["text"])
     shown = {k: v for k, v in values.items() if k not in _KEPT_TO_THE_FILE}
     return f"{values['event']}: " + "  ".join(f"{k}={_short(v)}" for k, v in shown.items())

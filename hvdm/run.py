@@ -4,9 +4,7 @@ import fcntl
 import functools
 import os
 import platform
-import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,15 +18,24 @@ import yaml
 
 from hvdm import build, dist
 from hvdm import config as configs
-from hvdm.config import Resume, RunConfig, steps_of
+from hvdm.config import Resume, RunConfig
 from hvdm.data.loader import Loader
 from hvdm.errors import RunError, UserError
 from hvdm.nets import attention
 from hvdm.recipe import Recipe
-from hvdm.report import Console, JsonLines, Reporter, Sink, TensorBoard, WeightsAndBiases
-from hvdm.train import checkpoint, places, resuming
-from hvdm.train.loop import Session, train_step
-from hvdm.train.meter import Meter
+from hvdm.report import (
+    Console,
+    JsonLines,
+    Reporter,
+    Sink,
+    TensorBoard,
+    WeightsAndBiases,
+    read_lines,
+)
+from hvdm.steps import Steps, tell_substitutions
+from hvdm.train import account, checkpoint, places, resuming, stopping
+from hvdm.train.ledger import ledger, told
+from hvdm.train.loop import Session
 
 STOPPED_BY_SIGNAL = 75
 PATIENCE_S = 20.0
@@ -37,14 +44,25 @@ PACKAGES = ("torch", "deepspeed", "ray", "webdataset", "decord", "xformers", "to
 
 @dataclass(frozen=True)
 class Outcome:
+    """The last step, and why it is not the end of the run: one of `stopping.REASONS`."""
+
     step: int
-    finished: bool
+    reason: str
+
+    @property
+    def finished(self) -> bool:
+        return not self.reason
 
 
-def train(config: RunConfig, sinks: Sequence[Sink] | None = None) -> Outcome:
+def train(
+    config: RunConfig,
+    sinks: Sequence[Sink] | None = None,
+    sources: Sequence[stopping.Source] = (),
+) -> Outcome:
     """Trains on this process's rank, from the newest checkpoint of the run folder if it has one.
 
     What people read goes to `sinks`, by default the console; the run's files are always written.
+    Signals of this process stop it after a step, and so do the reasons that `sources` give.
     """
     run = Path(config.run)
     run.mkdir(parents=True, exist_ok=True)
@@ -59,7 +77,7 @@ def train(config: RunConfig, sinks: Sequence[Sink] | None = None) -> Outcome:
         _point(config, run)
         config = replace(config, from_data=_from_data(config, loader))
         session = _session(config, device, report)
-        return _train(session, loader, run, say)
+        return _train(session, loader, run, say, sources)
 
 
 def _point(config: RunConfig, run: Path) -> None:
@@ -120,7 +138,14 @@ def _warm_start(config: RunConfig, recipe: Recipe) -> None:
             raise UserError(f"init={config.init} does not fit network {name!r}: {line}") from None
 
 
-def _train(session: Session, loader: Loader, run: Path, say: Callable[[str], None]) -> Outcome:
+def _train(
+    session: Session,
+    loader: Loader,
+    run: Path,
+    say: Callable[[str], None],
+    sources: Sequence[stopping.Source],
+) -> Outcome:
+    began = time.monotonic()
     config, total = session.config, session.config.total_steps
     identity = build.identity(config, loader)
     found = resuming.resume(session, run, identity, say)
@@ -130,62 +155,32 @@ def _train(session: Session, loader: Loader, run: Path, say: Callable[[str], Non
     if first >= total:
         if dist.is_main():
             say(f"{run} is finished: {first} of {total} steps. steps=N trains it further")
-        return Outcome(first, True)
+        return Outcome(first, "")
     _describe(session, run)
-    _tell_start(session, found)
+    _tell_start(session, found, began)
     with checkpoint.Saver(
         run, session.engines, session.averages, config.checkpoint, session.report
     ) as saver:
         if found:
             saver.verified(found.manifest.get("sha256"))
-        last = _steps(session, loader, first, saver, identity)
-        saver.finish_last()
-    if last == total:
-        session.report.event("finished", step=last)
-    return Outcome(last, last == total)
-
-
-def _steps(
-    session: Session, loader: Loader, first: int, saver: checkpoint.Saver, identity: Any
-) -> int:
-    config, total = session.config, session.config.total_steps
-    save_every = max(1, steps_of(config.checkpoint.every, config.batch))
-    log_every = max(1, steps_of(config.log.every, config.batch))
-    meter = Meter(config.batch, total)
-    rows = loader.steps(first, total, config.batch, config.micro_batch, dist.rank(), dist.world())
-    with _stop_signal() as stopping:
-        for done, batches in enumerate(rows, start=first + 1):
-            means = train_step(session, done - 1, batches)
-            meter.tick()
-            if done % log_every == 0 or done == total:
-                _tell_substitutions(session, loader, done)
-                waited = max(dist.all_gather(loader.take_wait() / meter.steps))
-                speed = {**meter.read(done), "wait_s": waited}
-                session.report.metrics(
-                    step=done, steps=total, samples=done * config.batch, **means, **speed
-                )
-            saver.poll()
-            stop = any(dist.all_gather(bool(stopping))) if _watches_signals() else False
-            if done % save_every == 0 or done == total or stop:
-                saver.begin(done, _contents(session, loader, done, identity))
-            if stop:
-                saver.finish_last()
-                session.report.event("stopped", step=done, reason="signal")
-                return done
-    return total
-
-
-def _tell_substitutions(session: Session, loader: Loader, step: int) -> None:
-    """Every rank's new ones, as events of the run."""
-    for new in dist.all_gather(loader.new_substitutions()):
-        for one in new:
-            session.report.event("substituted", step=step, **one._asdict())
+        steps = Steps(
+            session,
+            loader,
+            saver,
+            contents=lambda step: _contents(session, loader, step, identity),
+            sources=sources,
+            after_first=lambda step: _tell_recovery(session, step),
+        )
+        last, reason = steps.run(first, run)
+        spent = steps.finish()
+    _tell_end(session, last, reason, spent)
+    return Outcome(last, reason)
 
 
 def _contents(session: Session, loader: Loader, step: int, identity: Mapping[str, Any]) -> Any:
     """What a checkpoint holds besides the state of the networks."""
     config = session.config
-    _tell_substitutions(session, loader, step)
+    tell_substitutions(session, loader, step)
     lost = {one for of_rank in dist.all_gather(loader.substitutions()) for one in of_rank}
     loader.remember(list(lost))
     return {
@@ -294,32 +289,6 @@ def _lock(handle: IO[str]) -> bool:
             time.sleep(0.2)
 
 
-def _watches_signals() -> bool:
-    """Only where this code owns the process: Ray runs it in a thread of a process of its own."""
-    return threading.current_thread() is threading.main_thread()
-
-
-@contextmanager
-def _stop_signal() -> Iterator[list[int]]:
-    """A list that SIGTERM or SIGINT puts itself into; the second one ends the process at once."""
-    received: list[int] = []
-    if not _watches_signals():
-        yield received
-        return
-
-    def note(number: int, frame: object) -> None:
-        if received:
-            os._exit(128 + number)
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 # What the run says of itself
 
 
@@ -332,15 +301,40 @@ def _describe(session: Session, run: Path) -> None:
         part.rename(run / build.CONFIG_FILE)
 
 
-def _tell_start(session: Session, found: checkpoint.Checkpoint | None) -> None:
+def _tell_start(session: Session, found: checkpoint.Checkpoint | None, began: float) -> None:
+    run = Path(session.config.run)
+    now = {**_environment(session), "seconds": round(time.monotonic() - began, 3)}
+    lost = account.steps_lost(run, found.step if found else 0) if dist.is_main() else 0
+    more: dict[str, Any] = {"lost_steps": lost} if lost else {}
     if found is None:
-        session.report.event("started", step=0, **_environment(session))
+        session.report.event("started", step=0, **now, **more)
         return
     then = {"workers": found.manifest["world"], "engine": found.manifest.get("engine")}
-    now = _environment(session)
     changed = {key: [then[key], now[key]] for key in then if then[key] not in (None, now[key])}
-    more = {"changed": changed} if changed else {}
+    if changed:
+        more["changed"] = changed
     session.report.event("resumed", step=found.step, **now, **more)
+
+
+def _tell_recovery(session: Session, step: int) -> None:
+    """After the first step: how long it is since the worker was lost whose loss this made good."""
+    if not dist.is_main():
+        return
+    lost = account.lost_at(read_lines(Path(session.config.run) / "events.jsonl"))
+    if lost is not None:
+        session.report.event("recovered", step=step, seconds=round(time.time() - lost, 3))
+
+
+def _tell_end(session: Session, last: int, reason: str, spent: Mapping[str, float]) -> None:
+    if reason:
+        session.report.event("stopped", step=last, reason=reason, spent=spent)
+    else:
+        session.report.event("finished", step=last, spent=spent)
+    if dist.is_main():
+        run = Path(session.config.run)
+        found = ledger(read_lines(run / "events.jsonl"), read_lines(run / "metrics.jsonl"))
+        assert found is not None
+        session.report.event("ledger", step=last, text=told(found), **found)
 
 
 def _environment(session: Session) -> dict[str, Any]:

@@ -75,6 +75,7 @@ class Flight:
     part: str
     head: Mapping[str, Any]
     began: float
+    remark: Mapping[str, Any]
     stalled: float = 0.0
     job: Job | None = None
     files: dict[str, Any] | None = None
@@ -129,14 +130,19 @@ class Saver:
         if sha256:
             self._known.add(sha256)
 
-    def begin(self, step: int, extra: Mapping[str, Any]) -> None:
-        """Copies the state of this step, and leaves the writing to a thread."""
+    def begin(
+        self, step: int, extra: Mapping[str, Any], remark: Mapping[str, Any] | None = None
+    ) -> None:
+        """Copies the state of this step, and leaves the writing to a thread.
+
+        The remark goes into the event that tells of it.
+        """
         self.finish()
         self._tidied()
         began = time.monotonic()
         head = writing.head(step, self.engines, self.averages, extra)
         part, problems = self._begun(step)
-        flight = self._flight = Flight(step, part, head, began)
+        flight = self._flight = Flight(step, part, head, began, remark or {})
         if not problems:
             faults.reach("begun", step)
             _, problems = _together(lambda: self._copy.take(self.engines, self.averages))
@@ -207,6 +213,7 @@ class Saver:
             step=flight.step,
             seconds=round(time.monotonic() - flight.began, 3),
             stalled_s=round(flight.stalled, 3),
+            **flight.remark,
         )
         if dist.is_main():
             self._tidying = Job(lambda stop: self._tidy(flight.step))

@@ -1,6 +1,7 @@
 import io
 import json
 import re
+import time
 
 import av
 import pytest
@@ -15,8 +16,8 @@ from hvdm.errors import UserError
 from hvdm.report import JsonLines
 
 PARTS = (
-    "curves", "samples", "reconstructions", "evaluations", "events", "checkpoints", "config",
-    "environment",
+    "time", "curves", "samples", "reconstructions", "evaluations", "events", "checkpoints",
+    "config", "environment",
 )  # fmt: skip
 
 
@@ -67,6 +68,21 @@ def test_the_same_facts_for_programs(run):
     ]
     assert facts["checkpoints"][0]["step"] == 4
     assert "samples/clip.gif" in facts["samples"]
+
+
+def test_the_ledger_of_wall_time(run):
+    columns = {"compute": 18.0, "data": 1.0, "checkpoint": 0.5, "idle": 0.5}
+    lines = JsonLines(run)
+    start = time.time() + 1
+    lines.event({"event": "launched", "time": start})
+    lines.event({"event": "started", "time": start + 4, "step": 0})
+    spent = {"from": start + 5, "to": start + 25, **columns}
+    lines.event({"event": "finished", "time": start + 25, "step": 9, "spent": spent})
+    lines.close()
+    ledger = as_json(run)["ledger"]
+    assert ledger["seconds"]["compute"] == 18.0 and ledger["launches"] == 1
+    page = write_report(run).read_text()
+    assert f"goodput {ledger['goodput']:.1%}" in page and "waiting for rows" in page
 
 
 def test_an_empty_run_has_a_report_too(tmp_path):

@@ -1,0 +1,97 @@
+"""The steps of a run one after the other: what is logged, saved and accounted for on the way."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hvdm import dist
+from hvdm.config import steps_of
+from hvdm.data.loader import Loader
+from hvdm.train import stopping
+from hvdm.train.account import Account, marked
+from hvdm.train.loop import Session, train_step
+from hvdm.train.meter import Meter
+from hvdm.train.saver import Saver
+
+Contents = Callable[[int], Mapping[str, Any]]
+"""What a checkpoint of a step holds besides the state of the networks."""
+
+
+@dataclass
+class Steps:
+    session: Session
+    loader: Loader
+    saver: Saver
+    contents: Contents
+    sources: Sequence[stopping.Source] = ()
+    after_first: Callable[[int], None] = lambda step: None
+    account: Account = field(default_factory=Account)
+
+    def __post_init__(self) -> None:
+        config = self.session.config
+        self._total = config.total_steps
+        self._save_every = max(1, steps_of(config.checkpoint.every, config.batch))
+        self._log_every = max(1, steps_of(config.log.every, config.batch))
+        self._meter = Meter(config.batch, self._total)
+
+    def run(self, first: int, folder: Path) -> tuple[int, str]:
+        """From the step after `first` on: the last one that was done, and why it was the last."""
+        config = self.session.config
+        rows = self.loader.steps(
+            first, self._total, config.batch, config.micro_batch, dist.rank(), dist.world()
+        )
+        with stopping.listening(), marked(folder) as mark:
+            for done, batches in enumerate(self.account.during("data", rows), start=first + 1):
+                with self.account.on("compute"):
+                    means = train_step(self.session, done - 1, batches)
+                mark(done)
+                if done == first + 1:
+                    self.after_first(done)
+                reason = self._between(done, means)
+                if reason and done < self._total:
+                    return done, reason
+        return self._total, ""
+
+    def _between(self, done: int, means: Mapping[str, float]) -> str:
+        """Two steps."""
+        self._meter.tick()
+        if done % self._log_every == 0 or done == self._total:
+            self._log(done, means)
+        with self.account.on("checkpoint"):
+            self.saver.poll()
+        reason = stopping.agreed(self.sources)
+        if done % self._save_every == 0 or done == self._total or reason:
+            self._save(done)
+        return reason
+
+    def _log(self, done: int, means: Mapping[str, float]) -> None:
+        tell_substitutions(self.session, self.loader, done)
+        waited = max(dist.all_gather(self.loader.take_wait() / self._meter.steps))
+        speed = {**self._meter.read(done), "wait_s": waited}
+        self.session.report.metrics(
+            step=done,
+            steps=self._total,
+            samples=done * self.session.config.batch,
+            **means,
+            **speed,
+            spent=self.account.settle(),
+        )
+
+    def _save(self, done: int) -> None:
+        spent = self.account.settle()
+        with self.account.on("checkpoint"):
+            self.saver.begin(done, self.contents(done), {"spent": spent})
+
+    def finish(self) -> dict[str, float]:
+        """Waits for the last save, and closes the account."""
+        with self.account.on("checkpoint"):
+            self.saver.finish_last()
+        return self.account.settle()
+
+
+def tell_substitutions(session: Session, loader: Loader, step: int) -> None:
+    """Every rank's new ones, as events of the run."""
+    for new in dist.all_gather(loader.new_substitutions()):
+        for one in new:
+            session.report.event("substituted", step=step, **one._asdict())
