@@ -1,7 +1,8 @@
 """The only spelling of torch.distributed."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -9,13 +10,36 @@ import torch
 import torch.distributed as torch_dist
 from torch import Tensor
 
+_several = False
+
 
 def rank() -> int:
-    return torch_dist.get_rank() if torch_dist.is_initialized() else 0
+    return torch_dist.get_rank() if _is_joined() else 0
 
 
 def world() -> int:
-    return torch_dist.get_world_size() if torch_dist.is_initialized() else 1
+    return torch_dist.get_world_size() if _is_joined() else 1
+
+
+def _is_joined() -> bool:
+    joined: bool = torch_dist.is_initialized()
+    if _several and not joined:
+        raise ConnectionError("the process group was taken down while this rank still trains")
+    return joined
+
+
+@contextmanager
+def kept_together() -> Iterator[None]:
+    """A rank whose group is taken down under it stops, and does not go on as a world of one.
+
+    Ray Train destroys the group of workers whose peer died, from another thread.
+    """
+    global _several
+    _several = world() > 1
+    try:
+        yield
+    finally:
+        _several = False
 
 
 def is_started() -> bool:

@@ -37,7 +37,6 @@ from hvdm.train import account, checkpoint, places, resuming, stopping
 from hvdm.train.ledger import ledger, told
 from hvdm.train.loop import Session
 
-STOPPED_BY_SIGNAL = 75
 PATIENCE_S = 20.0
 PACKAGES = ("torch", "deepspeed", "ray", "webdataset", "decord", "xformers", "torch-fidelity")
 
@@ -71,6 +70,7 @@ def train(
     with (
         _prepared(config, say) as device,
         _report(config, run, shown) as report,
+        dist.kept_together(),
         claimed(run),
         build.build_loader(config, config.data.train, config.data.before) as loader,
     ):

@@ -5,10 +5,9 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ Executor = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,7 +35,7 @@ ENVIRONMENT = {
 @contextmanager
 def session(cluster: ClusterConfig) -> Iterator[None]:
     """Connects to Ray, starting it here for cluster=local, and leaves no process behind."""
-    ray = _import()
+    ray = ray_module()
     if ray.is_initialized():
         check_room(cluster)
         yield
@@ -63,7 +63,8 @@ def _folder() -> str:
     return tempfile.mkdtemp(prefix=f"hvdm-ray-{os.getpid()}-", dir="/tmp")
 
 
-def _import() -> Any:
+def ray_module() -> Any:
+    """Ray, imported with our environment set."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # Without cached bytecode, a worker's imports are two thirds of a restart.
@@ -102,7 +103,7 @@ def _import_path() -> list[str]:
 
 def check_room(cluster: ClusterConfig) -> None:
     """More workers than the cluster has is said at once; Ray would wait for them forever."""
-    ray = _import()
+    ray = ray_module()
     have = ray.cluster_resources()
     for resource, each in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
         wanted, there = cluster.workers * each, have.get(resource, 0)
@@ -112,59 +113,6 @@ def check_room(cluster: ClusterConfig) -> None:
                 f"{wanted:g}, and cluster={cluster.name} has {there:g}; use fewer workers, or "
                 f"less of cluster.{resource.lower()}s_per_worker"
             )
-
-
-def fit(
-    function: Callable[[Mapping[str, Any]], None],
-    argument: Mapping[str, Any],
-    cluster: ClusterConfig,
-    folder: Path,
-) -> None:
-    """Runs the function on every worker of a group; Ray Train restarts it when one is lost."""
-    ray = _import()
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    resources = {"CPU": cluster.cpus_per_worker}
-    if cluster.gpus_per_worker:
-        resources["GPU"] = cluster.gpus_per_worker
-    trainer = TorchTrainer(
-        function,
-        train_loop_config=dict(argument),
-        torch_config=TorchConfig(
-            backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.timeout_s
-        ),
-        scaling_config=ScalingConfig(
-            num_workers=cluster.workers,
-            use_gpu=cluster.gpus_per_worker > 0,
-            resources_per_worker=resources,
-        ),
-        run_config=RunConfig(
-            name=f"{folder.name}-{time.time_ns()}",
-            storage_path=str(folder / "logs" / "ray"),
-            failure_config=FailureConfig(max_failures=cluster.max_failures),
-        ),
-    )
-    try:
-        trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise _first_cause(error, folder) from None
-
-
-def _first_cause(error: Any, folder: Path) -> RunError:
-    """One line of what went wrong first; the whole story goes to the run's logs."""
-    log = folder / "logs" / "failure.txt"
-    with suppress(OSError):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(str(error))
-    failures = getattr(error, "worker_failures", None) or {}
-    causes = [f"worker {rank}: {_last_line(failure)}" for rank, failure in sorted(failures.items())]
-    return RunError(f"training failed: {(causes or [_last_line(error)])[0]} (all of it: {log})")
-
-
-def _last_line(error: Any) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 # Executors: map a function over items, here or elsewhere, results in the order of the items
@@ -207,7 +155,7 @@ def _as_they_come(
     from launcher.crew import Crew
 
     with session(cluster):
-        crew = Crew(_import(), cluster, function)
+        crew = Crew(ray_module(), cluster, function)
         try:
             yield from crew.results(items)
         finally:

@@ -1,20 +1,25 @@
 """`hvdm train`: checks what can be checked here, then runs the worker function somewhere."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hvdm import build
 from hvdm import config as configs
 from hvdm.config import RunConfig
 from hvdm.data.schema import read_manifest
-from hvdm.errors import RunError
-from hvdm.report import Console
+from hvdm.errors import RunError, UserError
+from hvdm.report import Console, JsonLines, Sink, read_lines
 from hvdm.train import resuming
-from launcher import cluster, worker
+from hvdm.train.ledger import ENDS
+from launcher import cluster, group, requests, worker
 from launcher.follow import Follower
+
+STOPPED_BY_SIGNAL = 75
 
 
 def train(config: RunConfig) -> int:
@@ -36,32 +41,71 @@ def preflight(config: RunConfig) -> None:
 def _inline(config: RunConfig) -> int:
     from hvdm import run
 
-    resuming.forget_request(Path(config.run))
-    outcome = run.train(config)
-    return 0 if outcome.finished else run.STOPPED_BY_SIGNAL
+    folder = Path(config.run)
+    resuming.forget_request(folder)
+    with _told(config):
+        outcome = run.train(config)
+    return 0 if outcome.finished else STOPPED_BY_SIGNAL
 
 
 def _on_ray(config: RunConfig) -> int:
     folder = Path(config.run)
     folder.mkdir(parents=True, exist_ok=True)
     worker.taken_note(config.run)
+    requests.clear(folder)
     config = replace(config, resume=resuming.leave_request(folder, config.resume))
-    with cluster.session(config.cluster):
+    with _told(config), cluster.session(config.cluster), _followed(folder) as shown:
         try:
-            with _followed(folder):
-                cluster.fit(worker.train, configs.plain(config), config.cluster, folder)
+            group.fit(
+                worker.train,
+                configs.plain(config),
+                config.cluster,
+                folder,
+                on_signal=lambda: _ask_to_stop(folder, shown),
+            )
         except RunError as error:
             raise worker.taken_note(config.run) or error from None
-    left = worker.taken_note(config.run)
-    if left:
-        raise left
-    return 0
+        left = worker.taken_note(config.run)
+        if left:
+            raise left
+    return STOPPED_BY_SIGNAL if requests.asked_to_stop(folder) and not _finished(folder) else 0
+
+
+def _finished(run: Path) -> bool:
+    ends = [e["event"] for e in read_lines(run / "events.jsonl") if e.get("event") in ENDS]
+    return bool(ends) and ends[-1] == "finished"
+
+
+def _ask_to_stop(folder: Path, shown: Sink) -> None:
+    requests.ask_to_stop(folder)
+    text = "stopping after this step, with a checkpoint; a second signal stops at once"
+    shown.event({"event": "note", "text": text})
 
 
 @contextmanager
-def _followed(folder: Path) -> Iterator[None]:
-    """Shows the run's lines while workers elsewhere write them."""
-    follower = Follower(folder, Console())
+def _told(config: RunConfig) -> Iterator[None]:
+    """The command's beginning, and its end where no worker can tell of it, as events of the run."""
+    run = Path(config.run)
+    where = {"cluster": config.cluster.name, "workers": config.cluster.workers}
+    _tell(run, event="launched", **where)
+    try:
+        yield
+    except (UserError, RunError) as error:
+        _tell(run, event="failed", reason=str(error))
+        raise
+
+
+def _tell(run: Path, **values: Any) -> None:
+    lines = JsonLines(run)
+    lines.event({"time": time.time(), **values})
+    lines.close()
+
+
+@contextmanager
+def _followed(folder: Path) -> Iterator[Sink]:
+    """Shows the run's lines while workers elsewhere write them; gives where it shows them."""
+    shown = Console()
+    follower = Follower(folder, shown)
     stop = threading.Event()
 
     def watch() -> None:
@@ -71,7 +115,7 @@ def _followed(folder: Path) -> Iterator[None]:
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield
+        yield shown
     finally:
         stop.set()
         thread.join()

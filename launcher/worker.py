@@ -8,6 +8,8 @@ from typing import Any
 
 from hvdm import config as configs
 from hvdm.errors import RunError, UserError
+from hvdm.train import stopping
+from launcher import requests
 
 FATAL = ".fatal.json"
 
@@ -21,21 +23,41 @@ def train(mapping: Mapping[str, Any]) -> None:
     from hvdm import run
 
     config = configs.load(mapping)
-    if fatal_path(config.run).exists():
+    folder = Path(config.run)
+    if fatal_path(config.run).exists() or requests.asked_to_stop(folder):
         return
-    _use_local_rank()
+    context = _context()
+    os.environ["LOCAL_RANK"] = str(context.get_local_rank())
+    sources = (_asked(folder, context.get_world_rank()), _drained(context))
     try:
-        run.train(config, sinks=())
+        outcome = run.train(config, sinks=(), sources=sources)
     except (UserError, RunError) as error:
         _leave_note(config.run, error)
         raise
+    if outcome.reason in (stopping.SIGNAL, stopping.DRAINED):
+        raise Leaving(f"{outcome.reason}: saved step {outcome.step}, the group starts again")
 
 
-def _use_local_rank() -> None:
-    import ray.train
+class Leaving(Exception):
+    """This group cannot stay where it is. To Ray it is a failure, and it starts another one."""
 
-    context = ray.train.get_context()
-    os.environ["LOCAL_RANK"] = str(context.get_local_rank())
+
+def _context() -> Any:
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context()
+
+
+def _asked(run: Path, rank: int) -> stopping.Source:
+    """The command was told to stop; one rank looks, and all hear of it."""
+    if rank:
+        return lambda: ""
+    return lambda: stopping.ASKED if requests.asked_to_stop(run) else ""
+
+
+def _drained(context: Any) -> stopping.Source:
+    """A node of ours is taken away. `ray.train.get_preemption_info` would be a barrier per step."""
+    return lambda: stopping.DRAINED if context.preemption_context.preemption_info else ""
 
 
 def fatal_path(run: str) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 
 COLUMNS = ("compute", "data", "checkpoint", "restart", "idle")
 STARTS = ("started", "resumed")
-ENDS = ("finished", "stopped")
+ENDS = ("finished", "stopped", "failed")
 Line = Mapping[str, Any]
 
 
@@ -39,7 +39,7 @@ class Launch:
 def ledger(events: Iterable[Line], metrics: Iterable[Line] = ()) -> dict[str, Any] | None:
     """Shares are of the wall time from first to last sign; None where nothing was accounted for."""
     lines = sorted((line for line in (*events, *metrics) if "time" in line), key=_time)
-    launches = _launches(lines)
+    launches = _launches(_without_refused(lines))
     while launches and not launches[-1].attempts:
         launches.pop()  # a command that found the run finished
     if not any(attempt.accounts for launch in launches for attempt in launch.attempts):
@@ -74,6 +74,21 @@ def _share(seconds: float, wall: float) -> float:
     return round(seconds / wall, 4) if wall > 0 else 0.0
 
 
+def _without_refused(lines: Sequence[Line]) -> list[Line]:
+    """Commands that failed before they trained; another one may have gone on meanwhile."""
+    kept: list[Line] = []
+    refused: Line | None = None
+    for line in lines:
+        if refused is not None and _is(line, "failed"):
+            kept.remove(refused)
+            refused = None
+            continue
+        if _is(line, "launched", *STARTS):
+            refused = line if _is(line, "launched") else None
+        kept.append(line)
+    return kept
+
+
 def _launches(lines: Sequence[Line]) -> list[Launch]:
     """Runs that nothing launched, as under torchrun, begin with their first attempt."""
     found: list[Launch] = []
@@ -84,7 +99,7 @@ def _launches(lines: Sequence[Line]) -> list[Launch]:
         if not found:
             continue
         launch = found[-1]
-        if launch.ended:
+        if launch.ended and not _is(line, "lost"):  # after which Ray starts the group again
             continue
         launch.seen, launch.ended = line["time"], _is(line, *ENDS)
         if _is(line, *STARTS):

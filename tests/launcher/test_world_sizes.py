@@ -10,7 +10,8 @@ from data_tools.synthetic import make
 from hvdm import config as configs
 from hvdm import run
 from hvdm.config import ClusterConfig, RunConfig
-from launcher import cluster, compose
+from launcher import compose
+from launcher import group as groups
 from launcher.checkpoints import difference
 from tests.launcher.jobs import train_each
 
@@ -77,7 +78,7 @@ def on_workers(place: Path, workers: int, runs: list[RunConfig], spoil: str = ""
     """All of them in one worker group: starting it costs more than a run."""
     where = ClusterConfig("local", workers=workers, cpus_per_worker=0.5, max_failures=0)
     argument = {"configs": [configs.plain(config) for config in runs], "spoil": spoil}
-    cluster.fit(train_each, argument, where, place / f"group-{workers}")
+    groups.fit(train_each, argument, where, place / f"group-{workers}")
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,17 @@ def test_a_run_that_lost_a_worker_was_stopped_and_went_on() -> None:
     assert (found["launches"], found["attempts"]) == (2, 3)
 
 
+def test_a_group_that_left_its_node_is_the_same_launch() -> None:
+    left = {"event": "stopped", "time": 162.0, "step": 5, "spent": spent(107, 162, compute=55)}
+    found = ledger([*STORY[:5], left, *STORY[5:]])
+    assert found is not None and (found["launches"], found["attempts"]) == (2, 3)
+
+
+def test_a_command_that_was_refused_meanwhile_changes_nothing() -> None:
+    refused = [{"event": "launched", "time": 130.0}, {"event": "failed", "time": 131.0}]
+    assert ledger([*STORY, *refused]) == ledger(STORY)
+
+
 def test_a_checkpoint_that_turned_out_damaged_makes_its_steps_lost_ones() -> None:
     gone_back = [*STORY[:8], {"event": "resumed", "time": 186.0, "step": 2}]
     found = ledger([*gone_back, {"event": "saved", "time": 200.0, "step": 4,

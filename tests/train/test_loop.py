@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import distributed as torch_dist
 from torch import nn
 
-from hvdm import run
+from hvdm import dist, run
 from hvdm.config import RunConfig
 from hvdm.errors import RunError, UserError
 from hvdm.recipe import Batch, Context, Noise
@@ -169,3 +170,21 @@ def curve(name: str, shapes: Path, tmp_path: Path) -> list[float]:
     run.train(config, sinks=())
     rows = read_lines(tmp_path / name / "metrics.jsonl")
     return [next(v for k, v in row.items() if k.endswith("/loss")) for row in rows]
+
+
+def goes_on_alone() -> str:
+    """What a rank sees whose group is destroyed by another thread."""
+    with dist.kept_together():
+        group, torch_dist.group.WORLD = torch_dist.group.WORLD, None
+        try:
+            dist.all_sum(torch.ones(1))
+        except ConnectionError as error:
+            return str(error)
+        finally:
+            torch_dist.group.WORLD = group
+    return "went on"
+
+
+def test_a_rank_without_its_group_does_not_go_on_alone(two_ranks: Ranks) -> None:
+    for told in two_ranks.run(goes_on_alone):
+        assert "taken down" in told

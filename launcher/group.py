@@ -1,0 +1,123 @@
+"""A group of workers under Ray Train, which starts it again when one is lost."""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hvdm.config import ClusterConfig
+from hvdm.errors import RunError
+from launcher.cluster import ray_module
+
+Worker = Callable[[Mapping[str, Any]], None]
+
+
+def fit(
+    function: Worker,
+    argument: Mapping[str, Any],
+    cluster: ClusterConfig,
+    folder: Path,
+    on_signal: Callable[[], None] = lambda: None,
+) -> None:
+    """Runs the function on every worker. The first signal calls `on_signal`, the second one ends.
+
+    Ray Train runs in a thread of its own: in the main one it would take SIGINT for itself.
+    """
+    ray = ray_module()
+    trainer = _trainer(function, argument, cluster, folder)
+    try:
+        with _heard(on_signal):
+            _in_thread(trainer.fit)
+    except ray.train.TrainingFailedError as error:
+        raise _first_cause(error, folder) from None
+
+
+def _trainer(
+    function: Worker, argument: Mapping[str, Any], cluster: ClusterConfig, folder: Path
+) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from launcher import backend
+
+    resources = {"CPU": cluster.cpus_per_worker}
+    if cluster.gpus_per_worker:
+        resources["GPU"] = cluster.gpus_per_worker
+    return TorchTrainer(
+        function,
+        train_loop_config=dict(argument),
+        torch_config=backend.Config(
+            backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.timeout_s
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.workers,
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name=f"{folder.name}-{time.time_ns()}",
+            storage_path=str(folder / "logs" / "ray"),
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+            callbacks=[backend.Losses(str(folder))],
+        ),
+    )
+
+
+def _in_thread(action: Callable[[], Any]) -> None:
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            action()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.05)
+    if failures:
+        raise failures[0]
+
+
+@contextmanager
+def _heard(on_signal: Callable[[], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            if number == signal.SIGTERM:
+                sys.exit(128 + number)
+            raise KeyboardInterrupt
+        on_signal()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _first_cause(error: Any, folder: Path) -> RunError:
+    """One line of what went wrong first; the whole story goes to the run's logs."""
+    from launcher import backend
+
+    log = folder / "logs" / "failure.txt"
+    with suppress(OSError):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(str(error))
+    failures = getattr(error, "worker_failures", None) or {}
+    if failures:
+        rank, cause = backend.first_cause(failures)
+        return RunError(f"training failed: worker {rank}: {cause} (all of it: {log})")
+    return RunError(f"training failed: {backend.last_line(error)} (all of it: {log})")
