@@ -78,6 +78,9 @@ class EngineConfig:
 class ClusterConfig:
     name: Literal["inline", "local", "existing"]
     workers: int = 1
+    fewest_workers: int | None = None
+    resize_s: float = 60.0
+    spares: bool = False
     cpus_per_worker: float = 1.0
     gpus_per_worker: float = 0.0
     address: str | None = None
@@ -202,6 +205,9 @@ def _worker_rule(config: RunConfig) -> str | None:
         return f"cluster.workers={workers} leaves workers without a row: batch={batch} is smaller"
     if config.cluster.name == "inline" and workers != 1:
         return f"cluster.workers={workers} needs cluster=local or existing; inline is one process"
+    fewest = config.cluster.fewest_workers
+    if fewest is not None and not 1 <= fewest <= workers:
+        return f"cluster.workers={fewest}..{workers} is no range; for example 2..8"
     return None
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import ray.exceptions
-from ray.train import UserCallback
 from ray.train.torch import TorchConfig
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
-from hvdm.report import JsonLines
+from hvdm.report import JsonLines, read_lines
 from hvdm.train import stopping
-from launcher import interfaces
+from hvdm.train.ledger import ENDS
+from launcher import interfaces, requests
 
 _RayBackend: Any = TorchConfig().backend_cls
 LOSSES = "losses"
@@ -45,33 +46,67 @@ def prepare_worker() -> None:
     interfaces.use(ray.util.get_node_ip_address())
 
 
-class Losses(UserCallback):
-    """An event for each loss of workers; the tracebacks go to the logs of the run."""
+class Watch(WorkerGroupCallback, ControllerCallback):
+    """On the controller: tells of losses, and has a group save before it is resized."""
 
-    def __init__(self, run: str) -> None:
-        self._run, self._told = run, ""
+    def __init__(self, run: str, patience_s: float) -> None:
+        self._run, self._patience_s = run, patience_s
+        self._trains, self._told, self._began = False, "", 0.0
 
-    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
-        told = json.dumps({rank: str(error) for rank, error in worker_exceptions.items()})
-        if told == self._told:  # a drained group is looked at until all of it has ended
+    def before_worker_group_start(self, worker_group_context: Any) -> None:
+        self._began = time.time()
+
+    def after_worker_group_training_start(self, worker_group: Any) -> None:
+        self._trains, self._told = True, ""
+        seconds = round(time.time() - self._began, 3)
+        self._event(event="group", workers=len(worker_group), seconds=seconds)
+
+    def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
+        failures = worker_group_status.errors
+        if worker_group_status.finished or failures:
+            self._trains = False
+        told = json.dumps({rank: str(error) for rank, error in failures.items()})
+        if failures and told != self._told:  # a drained group is looked at until all has ended
+            self._told = told
+            self._tell(failures)
+
+    def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
+        """Also called for starts and restarts, when nothing trains that could save."""
+        run = Path(self._run)
+        if not self._trains or requests.asked(run):
             return
-        self._told = told
+        self._trains = False
+        asked, until = time.time(), time.monotonic() + self._patience_s
+        requests.ask(run, stopping.RESIZED)
+        while not _stopped_since(run, asked) and time.monotonic() < until:
+            time.sleep(0.05)
+        if requests.asked(run) == stopping.RESIZED:
+            requests.clear(run)
+
+    def _tell(self, worker_exceptions: Mapping[int, Exception]) -> None:
+        """An event; the tracebacks go to the logs of the run."""
         now = time.time()
         log = Path(self._run) / "logs" / LOSSES / f"{now:.3f}.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("\n\n".join(f"worker {r}:\n{e}" for r, e in worker_exceptions.items()))
         rank, cause = first_cause(worker_exceptions)
-        lines = JsonLines(Path(self._run))
-        lines.event(
-            {
-                "event": "lost",
-                "time": now,
-                "workers": sorted(worker_exceptions),
-                "reason": f"worker {rank}: {cause}",
-                "log": str(log.relative_to(self._run)),
-            }
+        self._event(
+            event="lost",
+            time=now,
+            workers=sorted(worker_exceptions),
+            reason=f"worker {rank}: {cause}",
+            log=str(log.relative_to(self._run)),
         )
+
+    def _event(self, **values: Any) -> None:
+        lines = JsonLines(Path(self._run))
+        lines.event({"time": time.time(), **values})
         lines.close()
+
+
+def _stopped_since(run: Path, asked: float) -> bool:
+    lines = read_lines(run / "events.jsonl")
+    return any(e["time"] >= asked and e.get("event") in ENDS for e in lines[-20:])
 
 
 def first_cause(failures: Mapping[int, Exception]) -> tuple[int, str]:

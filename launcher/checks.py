@@ -273,17 +273,17 @@ def _dead_address(note: Path) -> list[Line]:
         address = note.read_text().strip()
     except OSError:
         return []
-    if not _answers(address):
+    if not answers(address):
         text = f"{note} names a cluster at {address}, and nobody answers there"
         remedy = f"ray stop --force; rm {note}  (only cluster=existing looks at it)"
         return [Line("ray from before", "warning", text, remedy)]
     return [Line("ray from before", "ok", f"a cluster answers at {address} (cluster=existing)")]
 
 
-def _answers(address: str) -> bool:
+def answers(address: str, timeout_s: float = 5.0) -> bool:
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
     except (OSError, ValueError):
         return False
     return True
@@ -296,7 +296,7 @@ def silent_cluster(address: str, note: Path = RAY_NOTE) -> str | None:
     if address == "auto":
         dead = [line for line in _dead_address(note) if line.state == "warning"]
         return f"{dead[0].text}; do `{dead[0].remedy.partition('  (')[0]}`" if dead else None
-    if "://" in address or _answers(address):
+    if "://" in address or answers(address):
         return None
     return f"nobody answers at {address}; start Ray there with `ray start --head`"
 

@@ -13,19 +13,21 @@ from typing import Any, TypeVar
 
 from hvdm.config import ClusterConfig
 from hvdm.errors import RunError, UserError
-from launcher import checks
+from launcher import checks, spares
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Stream = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 Executor = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 
-# Set before Ray is imported: `uv run` would have Ray build the environment anew on every worker,
-# and slow polling is most of the time from a lost worker to the next step.
+# Set before Ray is imported: `uv run` would have Ray build the environment anew on every worker;
+# slow polling is most of the time from a lost worker to the next step; and an elastic group waits
+# for the room of a lost node as long as a start may take, before it goes on with fewer workers.
 ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -34,16 +36,22 @@ ENVIRONMENT = {
 
 @contextmanager
 def session(cluster: ClusterConfig) -> Iterator[None]:
+    """A connection to Ray with room for the workers."""
+    with connected(cluster):
+        check_room(cluster)
+        yield
+
+
+@contextmanager
+def connected(cluster: ClusterConfig) -> Iterator[None]:
     """Connects to Ray, starting it here for cluster=local, and leaves no process behind."""
     ray = ray_module()
     if ray.is_initialized():
-        check_room(cluster)
         yield
         return
     folder = _folder() if cluster.name == "local" else None
     _connect(ray, cluster, folder)
     try:
-        check_room(cluster)
         yield
     finally:
         ray.shutdown()
@@ -78,6 +86,7 @@ def ray_module() -> Any:
 
 def _connect(ray: Any, cluster: ClusterConfig, folder: str | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    runtime: dict[str, Any] = {"worker_process_setup_hook": spares.HOOK} if cluster.spares else {}
     if cluster.name == "existing":
         options["address"] = cluster.address or "auto"
         problem = checks.silent_cluster(options["address"])
@@ -85,14 +94,16 @@ def _connect(ray: Any, cluster: ClusterConfig, folder: str | None) -> None:
             raise RunError(f"cluster=existing: {problem}, or use cluster=local")
     else:
         options |= {"address": "local", "include_dashboard": False, "_temp_dir": folder}
-        options["runtime_env"] = {"env_vars": {"PYTHONPATH": os.pathsep.join(_import_path())}}
+        runtime["env_vars"] = {"PYTHONPATH": os.pathsep.join(_import_path())}
+    options["runtime_env"] = runtime
     try:
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         line = str(error).strip().splitlines()[0]
         raise RunError(
             f"cluster={cluster.name} address={options['address']}: no connection ({line}); start "
-            "Ray there with `ray start`, or use cluster=local"
+            "Ray there with `ray start`, or use cluster=local; a cluster that wants a token needs "
+            "RAY_AUTH_MODE=token here, and the head's ~/.ray/auth_token"
         ) from None
 
 
@@ -105,11 +116,12 @@ def check_room(cluster: ClusterConfig) -> None:
     """More workers than the cluster has is said at once; Ray would wait for them forever."""
     ray = ray_module()
     have = ray.cluster_resources()
+    fewest = cluster.fewest_workers or cluster.workers
     for resource, each in (("CPU", cluster.cpus_per_worker), ("GPU", cluster.gpus_per_worker)):
-        wanted, there = cluster.workers * each, have.get(resource, 0)
+        wanted, there = fewest * each, have.get(resource, 0)
         if wanted > there:
             raise UserError(
-                f"cluster.workers={cluster.workers} with {each:g} {resource}s each need "
+                f"cluster.workers={fewest} with {each:g} {resource}s each need "
                 f"{wanted:g}, and cluster={cluster.name} has {there:g}; use fewer workers, or "
                 f"less of cluster.{resource.lower()}s_per_worker"
             )

@@ -41,7 +41,16 @@ def run_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     for key in ("run", "first_stage", "init"):
         mapping[key] = _absolute(mapping.get(key))
     mapping["data"]["path"] = _absolute(mapping["data"].get("path"))
+    mapping["cluster"] = _with_range(mapping["cluster"])
     return configs.load(mapping)
+
+
+def _with_range(cluster: dict[str, Any]) -> dict[str, Any]:
+    """`workers: 2..8`, as people write it, are two keys."""
+    found = re.fullmatch(r"(\d+)\.\.(\d+)", str(cluster.get("workers", "")))
+    if not found:
+        return cluster
+    return {**cluster, "workers": int(found[2]), "fewest_workers": int(found[1])}
 
 
 def _absolute(path: str | None) -> str | None:
@@ -117,4 +126,4 @@ def group(name: str, choice: str, overrides: Sequence[str]) -> dict[str, Any]:
     if choice not in choices:
         raise UserError(f"{name}={choice}: no such {name}; {closest(choice, choices)}")
     mapping = _compose(None, f"{name}/{choice}", [quoted(o) for o in overrides])
-    return dict(mapping[name])
+    return _with_range(dict(mapping[name])) if name == "cluster" else dict(mapping[name])

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
-from launcher import checks, probing
+from hvdm.config import ClusterConfig
+from hvdm.errors import UserError
+from launcher import checks, nodes, probing
 from launcher.arguments import Arguments
 from launcher.checks import Line
 
@@ -35,10 +37,9 @@ _SIGN = {"ok": "ok     ", "warning": "warning", "failed": "FAILED "}
 
 def doctor(given: Arguments) -> int:
     """Exit code 0, or 1 when something failed; warnings do not count."""
-    given.done()
     began = time.monotonic()
     lines: list[Line] = []
-    for line in _lines(quiet=given.json):
+    for line in _asked(given):
         lines.append(line)
         if not given.json:
             _tell(line)
@@ -48,6 +49,18 @@ def doctor(given: Arguments) -> int:
     else:
         print(_verdict(lines, time.monotonic() - began))
     return 1 if failed else 0
+
+
+def _asked(given: Arguments) -> Iterator[Line]:
+    """Of this machine, or of every node of a cluster."""
+    name, address = given.take("cluster", "local"), given.take("cluster.address", "auto")
+    storage = given.take("storage", ".") or "."
+    given.done()
+    if name == "local":
+        return _lines(quiet=given.json)
+    if name != "existing":
+        raise UserError(f"cluster={name}: expected local, this machine, or existing")
+    return iter(nodes.check(ClusterConfig("existing", address=address), storage))
 
 
 def _lines(quiet: bool) -> Iterator[Line]:

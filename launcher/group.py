@@ -1,5 +1,6 @@
 """A group of workers under Ray Train, which starts it again when one is lost."""
 
+import os
 import signal
 import sys
 import threading
@@ -12,8 +13,10 @@ from typing import Any
 
 from hvdm.config import ClusterConfig
 from hvdm.errors import RunError
+from launcher import checks, spares
 from launcher.cluster import ray_module
 
+_RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 Worker = Callable[[Mapping[str, Any]], None]
 
 
@@ -30,9 +33,10 @@ def fit(
     """
     ray = ray_module()
     trainer = _trainer(function, argument, cluster, folder)
+    watch = _Head(ray.get_runtime_context().gcs_address) if cluster.name == "existing" else None
     try:
         with _heard(on_signal):
-            _in_thread(trainer.fit)
+            _in_thread(trainer.fit, watch or (lambda: None))
     except ray.train.TrainingFailedError as error:
         raise _first_cause(error, folder) from None
 
@@ -55,20 +59,68 @@ def _trainer(
             backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.timeout_s
         ),
         scaling_config=ScalingConfig(
-            num_workers=cluster.workers,
+            num_workers=_count(cluster),
+            elastic_resize_monitor_interval_s=cluster.resize_s,
             use_gpu=cluster.gpus_per_worker > 0,
             resources_per_worker=resources,
         ),
         run_config=RunConfig(
             name=f"{folder.name}-{time.time_ns()}",
             storage_path=str(folder / "logs" / "ray"),
+            worker_runtime_env=_worker_environment(argument, cluster),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
-            callbacks=[backend.Losses(str(folder))],
+            callbacks=[backend.Watch(str(folder), cluster.timeout_s)],
         ),
     )
 
 
-def _in_thread(action: Callable[[], Any]) -> None:
+def _worker_environment(argument: Mapping[str, Any], cluster: ClusterConfig) -> dict[str, Any]:
+    if not cluster.spares:
+        return {}
+    engine = argument.get("engine", {}).get("name", "local")
+    return {"env_vars": spares.environment(engine, cluster.gpus_per_worker)}
+
+
+def _count(cluster: ClusterConfig) -> int | tuple[int, int]:
+    """A range where the group may shrink and grow with the cluster."""
+    if cluster.fewest_workers is None:
+        return cluster.workers
+    return cluster.fewest_workers, cluster.workers
+
+
+class _Head:
+    """Ends this process when nobody answers at the head any more.
+
+    Ray waits for about as long and then aborts the process from inside, without a word.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._patience_s = 0.8 * float(os.environ.get(_RECONNECT, "60"))
+        self._heard = self._looked = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._looked < 1.0:
+            return
+        answers = checks.answers(self._address, 1.0)
+        self._looked = time.monotonic()
+        if answers:
+            self._heard = self._looked
+        elif self._looked - self._heard > self._patience_s:
+            self._end()
+
+    def _end(self) -> None:
+        silent = self._looked - self._heard
+        text = (
+            f"the Ray head at {self._address} has not answered for {silent:.0f} s: start Ray "
+            "again, and then the same command goes on"
+        )
+        print(f"hvdm: {text}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(1)  # every way out through Ray waits for the head
+
+
+def _in_thread(action: Callable[[], Any], watch: Callable[[], None]) -> None:
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -81,6 +133,7 @@ def _in_thread(action: Callable[[], Any]) -> None:
     thread.start()
     while thread.is_alive():
         thread.join(0.05)
+        watch()
     if failures:
         raise failures[0]
 

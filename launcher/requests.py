@@ -1,4 +1,4 @@
-"""A word from the command to its workers, wherever they are: a file of the run folder.
+"""A word to the workers of a run, wherever they are: a file of the run folder.
 
 It is there from the start, and opened anew for every look: NFS then asks the server.
 """
@@ -6,18 +6,22 @@ It is there from the start, and opened anew for every look: NFS then asks the se
 from contextlib import suppress
 from pathlib import Path
 
-STOP = ".stop"
+from hvdm.train import stopping
+
+REQUEST = ".stop"
 
 
 def clear(run: Path) -> None:
-    (run / STOP).write_text("")
+    (run / REQUEST).write_text("")
 
 
-def ask_to_stop(run: Path) -> None:
-    (run / STOP).write_text("stop")
+def ask(run: Path, reason: str) -> None:
+    (run / REQUEST).write_text(reason)
 
 
-def asked_to_stop(run: Path) -> bool:
+def asked(run: Path) -> str:
+    """One of the reasons, or an empty string."""
     with suppress(OSError):
-        return bool((run / STOP).read_text())
-    return False
+        found = (run / REQUEST).read_text()
+        return found if found in stopping.REASONS else ""
+    return ""

@@ -14,7 +14,7 @@ from hvdm.config import RunConfig
 from hvdm.data.schema import read_manifest
 from hvdm.errors import RunError, UserError
 from hvdm.report import Console, JsonLines, Sink, read_lines
-from hvdm.train import resuming
+from hvdm.train import resuming, stopping
 from hvdm.train.ledger import ENDS
 from launcher import cluster, group, requests, worker
 from launcher.follow import Follower
@@ -68,7 +68,7 @@ def _on_ray(config: RunConfig) -> int:
         left = worker.taken_note(config.run)
         if left:
             raise left
-    return STOPPED_BY_SIGNAL if requests.asked_to_stop(folder) and not _finished(folder) else 0
+    return STOPPED_BY_SIGNAL if requests.asked(folder) and not _finished(folder) else 0
 
 
 def _finished(run: Path) -> bool:
@@ -77,7 +77,7 @@ def _finished(run: Path) -> bool:
 
 
 def _ask_to_stop(folder: Path, shown: Sink) -> None:
-    requests.ask_to_stop(folder)
+    requests.ask(folder, stopping.ASKED)
     text = "stopping after this step, with a checkpoint; a second signal stops at once"
     shown.event({"event": "note", "text": text})
 

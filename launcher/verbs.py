@@ -1,27 +1,13 @@
 """The table of verbs: what each does, its keys, and examples that can be typed as they stand."""
 
-from dataclasses import dataclass
+from launcher.cluster_verbs import CLUSTER_VERBS
+from launcher.verb import Verb
 
-
-@dataclass(frozen=True)
-class Verb:
-    name: str
-    summary: str
-    function: str
-    keys: tuple[tuple[str, str], ...]
-    examples: tuple[str, ...]
-
-    def help(self) -> str:
-        width = max(len(key) for key, _ in self.keys)
-        lines = [f"hvdm {self.name}: {self.summary}", "", "keys:"]
-        lines += [f"  {key:<{width}}  {text}" for key, text in self.keys]
-        lines += ["", "examples:", *(f"  hvdm {example}" for example in self.examples)]
-        return "\n".join(lines)
-
+__all__ = ["VERBS", "Verb"]
 
 _WHERE = (
     ("cluster=inline|local|existing", "this process; Ray on this machine; a running Ray cluster"),
-    ("cluster.workers=N", "how many processes share the work"),
+    ("cluster.workers=N", "how many processes share the work; 2..8 goes with the cluster's size"),
 )
 
 _ALL = (
@@ -61,6 +47,7 @@ _ALL = (
             "train config=tiny/hvdm_autoencoder cluster=inline steps=20 run=/tmp/try",
         ),
     ),
+    *CLUSTER_VERBS,
     Verb(
         "sample",
         "draws videos from a run: mp4, gif, and a sheet with what was asked under each",
@@ -172,8 +159,16 @@ _ALL = (
         "doctor",
         "what works on this machine, and what to do about what does not",
         "launcher.doctor:doctor",
-        (("--json", "every check as data"),),
-        ("doctor", "doctor --json"),
+        (
+            (
+                "cluster=existing",
+                "instead, every node of a running cluster and their network",
+            ),
+            ("cluster.address=HOST:PORT", "its head; default the one this machine belongs to"),
+            ("storage=DIR", "with it: a folder that all nodes have to see; default this one"),
+            ("--json", "every check as data"),
+        ),
+        ("doctor", "doctor --json", "doctor cluster=existing storage=/shared/runs"),
     ),
     Verb(
         "plan",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 from hvdm import config as configs
 from hvdm.errors import RunError, UserError
 from hvdm.train import stopping
-from launcher import requests
+from launcher import requests, spares
 
 FATAL = ".fatal.json"
+RESIZE_S = 60.0
 
 
 def train(mapping: Mapping[str, Any]) -> None:
@@ -24,17 +26,21 @@ def train(mapping: Mapping[str, Any]) -> None:
 
     config = configs.load(mapping)
     folder = Path(config.run)
-    if fatal_path(config.run).exists() or requests.asked_to_stop(folder):
+    if fatal_path(config.run).exists() or requests.asked(folder) == stopping.ASKED:
         return
     context = _context()
     os.environ["LOCAL_RANK"] = str(context.get_local_rank())
-    sources = (_asked(folder, context.get_world_rank()), _drained(context))
+    sources = [_asked(folder, context.get_world_rank()), _drained(context)]
+    if config.cluster.spares:
+        sources.append(spares.Spare())
     try:
         outcome = run.train(config, sinks=(), sources=sources)
     except (UserError, RunError) as error:
         _leave_note(config.run, error)
         raise
-    if outcome.reason in (stopping.SIGNAL, stopping.DRAINED):
+    if outcome.reason == stopping.RESIZED:
+        time.sleep(RESIZE_S)  # until this group is taken down
+    if outcome.reason not in ("", stopping.ASKED):
         raise Leaving(f"{outcome.reason}: saved step {outcome.step}, the group starts again")
 
 
@@ -49,10 +55,8 @@ def _context() -> Any:
 
 
 def _asked(run: Path, rank: int) -> stopping.Source:
-    """The command was told to stop; one rank looks, and all hear of it."""
-    if rank:
-        return lambda: ""
-    return lambda: stopping.ASKED if requests.asked_to_stop(run) else ""
+    """What the command or the controller asks for; one rank looks, and all hear of it."""
+    return (lambda: "") if rank else (lambda: requests.asked(run))
 
 
 def _drained(context: Any) -> stopping.Source:

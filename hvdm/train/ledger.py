@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hvdm.train import stopping
+
 COLUMNS = ("compute", "data", "checkpoint", "restart", "idle")
 STARTS = ("started", "resumed")
 ENDS = ("finished", "stopped", "failed")
@@ -101,7 +103,8 @@ def _launches(lines: Sequence[Line]) -> list[Launch]:
         launch = found[-1]
         if launch.ended and not _is(line, "lost"):  # after which Ray starts the group again
             continue
-        launch.seen, launch.ended = line["time"], _is(line, *ENDS)
+        launch.seen = line["time"]
+        launch.ended = _is(line, *ENDS) and line.get("reason") != stopping.RESIZED
         if _is(line, *STARTS):
             launch.attempts.append(Attempt(line["step"]))
         elif launch.attempts and "spent" in line:

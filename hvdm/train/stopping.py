@@ -10,8 +10,8 @@ from typing import Any
 
 from hvdm import dist
 
-SIGNAL, DRAINED, ASKED = "signal", "drained", "asked"
-REASONS = ("", SIGNAL, DRAINED, ASKED)
+SIGNAL, DRAINED, RESIZED, ASKED = "signal", "drained", "resized", "asked"
+REASONS = ("", SIGNAL, DRAINED, RESIZED, ASKED)
 """What is further behind wins where ranks have different reasons."""
 
 Source = Callable[[], str]

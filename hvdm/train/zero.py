@@ -42,6 +42,14 @@ def prepare(device: torch.device, timeout_s: int, say: Callable[[str], None]) ->
         )
 
 
+def preload() -> None:
+    """What a first engine imports, in a process that waits for its work."""
+    _import()
+    import deepspeed.runtime.engine
+    import deepspeed.runtime.zero.stage3
+    import deepspeed.runtime.zero.stage_1_and_2  # noqa: F401
+
+
 def _import() -> Any:
     import deepspeed
 

@@ -25,7 +25,7 @@ def straight(held: Held, folder: Path, ranks: Ranks) -> dict[str, Any]:
     config = compose.run_config(held.typed[1].removeprefix("config="), held.typed[2:])
     inline = ClusterConfig("inline", workers=2)
     ranks.run(_train, replace(config, run=str(folder), cluster=inline))
-    return hashes(folder)[12]
+    return hashes(folder)[config.total_steps]
 
 
 def _train(config: Any) -> None:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Held:
     def __init__(self, folder: Path, data: Path, *more: str) -> None:
         self.run, self.holds = folder / "run", folder / "holds"
         self.holds.mkdir(parents=True)
+        self.environment: Mapping[str, str] = environment()
         self.typed = [
             "train", f"config={ROOT}/tests/paced/paced.yaml", f"run={self.run}",
             f"data.path={data}", f"model.holds={self.holds}", *more,
@@ -63,7 +64,7 @@ class Held:
         return subprocess.Popen(
             [*command, *hvdm(*self.typed)],
             cwd=ROOT,
-            env=environment(),
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

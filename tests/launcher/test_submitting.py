@@ -1,0 +1,147 @@
+"""What `hvdm submit` and `hvdm jobs` ask of a cluster, and ranges of workers."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hvdm.errors import RunError, UserError
+from launcher import arguments, cli, compose, group, jobs
+from launcher.arguments import Arguments
+
+
+class Cluster:
+    """The Jobs API as far as we use it."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Any] = {}
+
+    def get_address(self) -> str:
+        return "http://head:8265"
+
+    def list_jobs(self) -> list[Any]:
+        return list(self.jobs.values())
+
+    def submit_job(self, submission_id: str, **given: Any) -> str:
+        self.jobs[submission_id] = SimpleNamespace(
+            submission_id=submission_id, status=SimpleNamespace(value="RUNNING"), message=None,
+            start_time=1000, end_time=None, **given,
+        )  # fmt: skip
+        return submission_id
+
+    def get_job_info(self, job: str) -> Any:
+        return self.jobs[job]
+
+    def get_job_status(self, job: str) -> Any:
+        return self.jobs[job].status
+
+    def get_job_logs(self, job: str) -> str:
+        return f"the words of {job}\n"
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        yield f"{job} begins\n"
+        self.end(job, "FAILED" if "bad" in job else "SUCCEEDED")
+
+    def stop_job(self, job: str) -> None:
+        self.end(job, "STOPPED")
+
+    def end(self, job: str, status: str) -> None:
+        self.jobs[job].status = SimpleNamespace(value=status)
+        self.jobs[job].message = "exit code 1:\n  no such data"
+
+
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    cluster = Cluster()
+
+    def client(given: Arguments) -> Cluster:
+        given.take("address")
+        return cluster
+
+    monkeypatch.setattr(jobs, "_client", client)
+    return cluster
+
+
+def submitted(*typed: str) -> int:
+    return jobs.submit(arguments.parse(["config=tiny/hvdm_autoencoder", *typed]))
+
+
+def test_a_run_is_checked_here_and_its_paths_are_whole(
+    there: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert submitted("run=runs/mine", "data.path=my data", "batch=16", "follow=false") == 0
+    assert "submitted train-mine" in capsys.readouterr().out
+    job = there.jobs["train-mine"]
+    assert job.entrypoint == (
+        "hvdm train config=tiny/hvdm_autoencoder cluster=existing batch=16 "
+        f"run={tmp_path}/runs/mine 'data.path={tmp_path}/my data'"
+    )
+    assert job.metadata == {"hvdm.run": f"{tmp_path}/runs/mine"}
+    assert int(job.runtime_env["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) > 60
+    with pytest.raises(UserError, match="batch_size"):
+        submitted("batch_size=16")
+    with pytest.raises(UserError, match="runs where it is submitted"):
+        submitted("cluster=local")
+
+
+def test_a_run_is_not_given_to_two_jobs(there: Cluster, capsys: Any) -> None:
+    submitted("run=/shared/mine", "follow=false")
+    with pytest.raises(UserError, match="being trained by job train-mine"):
+        submitted("run=/shared/mine", "follow=false")
+    submitted("run=/other/mine", "follow=false")
+    there.end("train-mine", "FAILED")
+    submitted("run=/shared/mine", "follow=false")
+    assert list(there.jobs) == ["train-mine", "train-mine-2", "train-mine-3"]
+    assert there.jobs["train-mine-3"].metadata == {"hvdm.run": "/shared/mine"}
+    assert jobs.list_(arguments.parse(["--json"])) == 0
+    rows = json.loads(capsys.readouterr().out.partition("[")[2].join(["[", ""]))
+    assert [row["status"] for row in rows] == ["FAILED", "RUNNING", "RUNNING"]
+
+
+def test_it_is_followed_to_its_end(there: Cluster, capsys: Any) -> None:
+    assert submitted("run=/shared/good") == 0
+    assert "train-good begins\ntrain-good: succeeded" in capsys.readouterr().out
+    with pytest.raises(RunError, match="train-bad failed: exit code 1: no such data"):
+        submitted("run=/shared/bad")
+
+
+def test_jobs_are_looked_at_and_stopped_by_name(there: Cluster, capsys: Any) -> None:
+    submitted("run=/shared/mine", "follow=false")
+    assert jobs.logs(arguments.parse(["train-mine"])) == 0
+    assert "the words of train-mine" in capsys.readouterr().out
+    assert jobs.stop(arguments.parse(["train-mine"])) == 0
+    with pytest.raises(UserError, match="has ended already: stopped"):
+        jobs.stop(arguments.parse(["train-mine"]))
+    with pytest.raises(UserError, match="did you mean 'train-mine'"):
+        jobs.logs(arguments.parse(["train-mime"]))
+    with pytest.raises(UserError, match="one job is expected"):
+        jobs.stop(arguments.parse([]))
+
+
+def test_no_cluster_is_one_line(capsys: Any) -> None:
+    assert cli.main(["jobs", "list", "address=http://127.0.0.1:9"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("hvdm: address=http://127.0.0.1:9") and told.count("\n") == 1
+
+
+# Ranges of workers
+
+
+def test_a_range_of_workers() -> None:
+    config = compose.run_config("tiny/hvdm_autoencoder", ["cluster.workers=2..8"])
+    assert (config.cluster.fewest_workers, config.cluster.workers) == (2, 8)
+    assert group._count(config.cluster) == (2, 8)
+    alone = compose.run_config("tiny/hvdm_autoencoder", ["cluster.workers=3"])
+    assert group._count(alone.cluster) == 3
+    where = compose.group("cluster", "existing", ["cluster.workers=1..4"])
+    assert (where["fewest_workers"], where["workers"]) == (1, 4)
+
+
+@pytest.mark.parametrize("typed", ["0..4", "5..4"])
+def test_a_range_that_is_none(typed: str) -> None:
+    with pytest.raises(UserError, match=f"cluster.workers={typed} is no range"):
+        compose.run_config("tiny/hvdm_autoencoder", [f"cluster.workers={typed}"])
