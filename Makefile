@@ -12,10 +12,11 @@ READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
-.PHONY: help setup demo test lint clean bench-data bench-eval bench-checkpoints soak
+.PHONY: help setup demo test test-cluster lint clean bench-data bench-eval bench-checkpoints bench-overhead bench-recovery soak
 help:
 	@echo "make demo   clips, shards, autoencoder, diffusion, samples, evaluation, report"
 	@echo "make test   the tests"
+	@echo "make test-cluster  hosts in network namespaces, cut off and killed: root, iproute2"
 	@echo "make lint   ruff, mypy, import contracts"
 	@echo "make setup  only the environment in $(VENV)"
 
@@ -40,6 +41,10 @@ demo: $(READY)
 test: $(READY)
 	@$(VENV)/bin/python -m pytest
 
+# Hosts in network namespaces on this machine: they are cut off, slowed and killed.
+test-cluster: $(READY)
+	@HVDM_CLUSTER=1 $(VENV)/bin/python -m pytest tests/cluster -rs
+
 bench-data: $(READY)
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.data
 
@@ -52,13 +57,21 @@ lint: $(READY)
 bench-checkpoints: $(READY)
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.checkpoints
 
-# The long ones: the whole matrix of engines and world sizes, 200 kills, networks at full size.
+# The long ones: the whole matrix of engines and world sizes, 200 kills of a save, networks at full
+# size, and 20 kills of workers and hosts.
 soak: $(READY)
 	@HVDM_SOAK=1 HVDM_KILLS=200 $(VENV)/bin/python -m pytest tests/train/test_checkpoint_matrix.py \
 		tests/train/test_checkpoint_kills.py tests/recipes/test_released.py
+	@HVDM_CLUSTER=1 HVDM_KILLS=20 $(VENV)/bin/python -m pytest tests/cluster/test_losing.py -k kills -rs
 
 bench-eval: $(READY)
 	@$(VENV)/bin/python -m benchmarks.evaluation --write
+
+bench-overhead: $(READY)
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.overhead --write
+
+bench-recovery: $(READY)
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.recovery --write
 
 clean:
 	rm -rf $(VENV) $(TOOLS) build dist *.egg-info

@@ -42,6 +42,7 @@ def _waited_for(wanted: int, until: float) -> Sequence[Row]:
 def _row(node: dict[str, Any]) -> Row:
     room = node["Resources"]
     return {
+        "id": node["NodeID"],
         "node": node["NodeManagerHostname"],
         "address": node["NodeManagerAddress"],
         "cpus": room.get("CPU", 0.0),

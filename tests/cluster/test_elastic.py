@@ -1,0 +1,59 @@
+"""A group that shrinks when nodes are lost and grows when they return, on one trajectory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hvdm import run
+from hvdm.data.batches import read_keys
+from launcher import compose, requests
+from launcher.checkpoints import difference
+from tests.cluster import hosts
+from tests.paced import paced
+from tests.paced.holding import Held, until
+
+
+@pytest.fixture(scope="module")
+def four_hosts() -> Iterator[hosts.Cluster]:
+    missing = hosts.why_not()
+    if missing:
+        pytest.skip(missing)
+    with hosts.cluster(4, cpus=1) as made:
+        yield made
+
+
+def test_four_workers_two_and_then_three(
+    four_hosts: hosts.Cluster, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hosts are killed in step 5; one comes back in step 8, and the group saves and grows."""
+    where = four_hosts.where("2..4", limit_s=20)
+    more = ["cluster.resize_s=1", "data.log_keys=true", "engine.precision=fp32"]
+    held = Held(tmp_path, shapes, *where, *more)
+    held.environment = four_hosts.environment()
+    held.hold(5)
+    held.hold(8)
+    process = held.start(four_hosts.head.inside)
+    held.reached(5, process)
+    for host in four_hosts.hosts[2:]:
+        host.kill()
+    held.happened("lost", 1, process)
+    held.release(5)
+    held.reached(8, process)
+    four_hosts.start_ray(four_hosts.hosts[2])
+    until(lambda: requests.asked(held.run) == "resized", process)
+    held.release(8)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    starts = held.events("started") + held.events("resumed")
+    assert [e["workers"] for e in starts] == [4, 2, 3]
+    assert [e.get("lost_steps", 0) for e in starts] == [0, 1, 0]
+
+    monkeypatch.syspath_prepend(str(Path(paced.__file__).parent))
+    alone = tmp_path / "alone"
+    typed = [*held.typed[2:], f"run={alone}", "cluster=inline"]
+    typed = [o for o in typed if not o.startswith(("cluster.", "cluster=existing"))]
+    run.train(compose.run_config(held.typed[1].removeprefix("config="), typed), sinks=())
+    (row,) = difference(str(alone), str(held.run)).values()
+    assert row["travelled"] >= 0.01 and row["of_travel"] <= 1e-5, row
+    assert read_keys(held.run / "logs/keys") == read_keys(alone / "logs/keys")
