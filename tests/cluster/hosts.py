@@ -4,6 +4,7 @@ Root, Linux and iproute2 are needed. Everything made here has a name that begins
 process's tag, and only that is removed.
 """
 
+import itertools
 import os
 import shutil
 import signal
@@ -49,7 +50,11 @@ def why_not() -> str | None:
 
 
 def _tag(name: object) -> str:
+    """Of this process; an interface's name has room for fifteen letters."""
     return f"hv{os.getpid() % 100000}{name}"
+
+
+_clusters = itertools.count()
 
 
 def _run(*command: str) -> str:
@@ -62,17 +67,10 @@ class Host:
     """Network, processes and Ray's folder are its own: a driver looks for its raylet among the
     processes that it sees, and in a folder of the same name on all hosts."""
 
-    def __init__(self, number: int, subnet: str, folder: Path) -> None:
+    def __init__(self, number: int, subnet: str, tag: str, folder: Path) -> None:
         self.number, self.subnet, self.folder = number, subnet, folder
+        self.name, self.outer = f"{tag}n{number}", f"{tag}v{number}"
         self._first: psutil.Process | None = None
-
-    @property
-    def name(self) -> str:
-        return _tag(f"n{self.number}")
-
-    @property
-    def outer(self) -> str:
-        return _tag(f"v{self.number}")
 
     @property
     def address(self) -> str:
@@ -171,9 +169,10 @@ class Cluster:
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{_tag('')}-", dir="/tmp"))
         self._cpus, self._dashboard = cpus, dashboard
-        self._bridge = _tag("br")
-        subnet = f"10.{77 + os.getpid() % 100}.{os.getpid() // 100 % 250}"
-        self.hosts = [Host(number, subnet, self.folder) for number in range(1, hosts + 1)]
+        number = next(_clusters)
+        tag, subnet = _tag("abcdefgh"[number % 8]), f"10.{77 + number}.{os.getpid() % 250}"
+        self._bridge = f"{tag}br"
+        self.hosts = [Host(place, subnet, tag, self.folder) for place in range(1, hosts + 1)]
         (self.folder / "ray").mkdir()
         try:
             _run("ip", "link", "add", self._bridge, "type", "bridge")
