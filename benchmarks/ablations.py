@@ -17,9 +17,11 @@ from hvdm import build
 from hvdm.ops.wavelet import SPACE_TIME, haar
 from hvdm.recipe import to_model
 
-SEEDS, STEPS = (0, 1, 2), 450
+SEEDS, STEPS = (0, 1, 2), 700
 SETTINGS = (
     f"steps={STEPS}",
+    "model.width=64",
+    "model.heads=2",
     "model.latent_channels=12",
     "optimizer.betas=[0.9,0.99]",
     "checkpoint.every=100k",

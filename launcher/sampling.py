@@ -95,6 +95,14 @@ def sample(given: Arguments) -> int:
     folder = Path(out) if out else opened.run / "samples" / f"step-{opened.step:08d}"
     began = time.monotonic()
     paths = _write(_draw(opened, order, image, where), order, image, folder)
+    _tell(given.json, opened, order, paths, time.monotonic() - began)
+    return 0
+
+
+def _tell(
+    as_json: bool, opened: build.Opened, order: Order, paths: list[Path], seconds: float
+) -> None:
+    """What was asked for and what came, beside the sheet and to whoever asked."""
     answer = {
         "run": str(opened.run),
         "step": opened.step,
@@ -104,16 +112,15 @@ def sample(given: Arguments) -> int:
         "count": order.count,
         "steps": order.steps,
         "options": {**order.options, **({"image": str(order.image)} if order.image else {})},
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(seconds, 1),
         "files": [str(path) for path in paths],
     }
     paths[0].with_suffix(".json").write_text(json.dumps(answer, indent=1) + "\n")
-    if given.json:
+    if as_json:
         print(json.dumps(answer, indent=1))
     else:
-        seconds = duration(time.monotonic() - began)
-        print(f"{len(paths)} files in {folder} ({seconds}); look at {paths[0]}")
-    return 0
+        where, took = paths[0].parent, duration(seconds)
+        print(f"{len(paths)} files in {where} ({took}); look at {paths[0]}")
 
 
 # What is asked for
@@ -161,7 +168,10 @@ def _cluster(given: Arguments) -> ClusterConfig:
     if workers is not None:
         keys.append(f"cluster.workers={workers}")
     name = given.take("cluster") or ("local" if keys else "inline")
-    return parse(ClusterConfig, compose.group("cluster", name, keys), "cluster")
+    where = parse(ClusterConfig, compose.group("cluster", name, keys), "cluster")
+    if where.name == "inline" and where.workers != 1:
+        raise UserError(f"workers={where.workers} needs cluster=local or existing; inline is one")
+    return where
 
 
 def _options(given: Arguments, opened: build.Opened, what: str) -> dict[str, str]:

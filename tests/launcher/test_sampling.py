@@ -287,6 +287,7 @@ def test_a_bomb_is_refused(tmp_path, monkeypatch):
         (["guidance.past=1"], "is told no past here"),
         (["steps=5000"], "steps=5000: sampling takes between 1 and 1000 steps"),
         (["cluster.wrokers=2"], "did you mean"),
+        (["cluster=inline", "workers=2"], "workers=2 needs cluster=local or existing"),
     ],
 )
 def test_wrong_keys_and_values_are_one_line(run, tmp_path, capsys, typed, said):

@@ -169,6 +169,19 @@ def test_what_a_row_is_told_does_not_depend_on_its_batch():
         torch.testing.assert_close(whole[2:3], one)
 
 
+def test_clips_that_were_seen_are_not_encoded_again():
+    draws, seen = (0, 1, 2), []
+    plain, memory = tiny(), tiny(dataclasses.replace(FULL, remember=5))
+    expected, _ = plain.phases[0].loss(rows(draws), Context(0, draws, "denoiser"))
+    net = memory.frozen["autoencoder"].encoder
+    net.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    for encoded in (6, 1):
+        found, _ = memory.phases[0].loss(rows(draws), Context(0, draws, "denoiser"))
+        torch.testing.assert_close(found, expected)
+        assert seen == [1] * encoded  # five of the six fit
+        seen.clear()
+
+
 def test_a_label_beyond_the_classes_is_named():
     recipe = tiny(dataclasses.replace(FULL, labels=3))
     with pytest.raises(UserError, match="model.labels=3, and a clip has label 4"):

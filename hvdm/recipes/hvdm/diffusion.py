@@ -33,7 +33,7 @@ from hvdm.recipes.hvdm.conditions import (
     still_of,
 )
 from hvdm.recipes.hvdm.generation import Generation, Predict
-from hvdm.recipes.hvdm.latents import FirstStage, check_clip, check_levels, plane_shapes
+from hvdm.recipes.hvdm.latents import FirstStage, Memory, check_clip, check_levels, plane_shapes
 from hvdm.recipes.hvdm.plane_unet import PlaneUNet
 from hvdm.recipes.hvdm.requests import KINDS, Abilities, asked
 from hvdm.recipes.hvdm.unet import UNet
@@ -59,6 +59,7 @@ class Config:
     motion: Literal["none", "stored", "measured"] = "none"
     labels: int = 0
     untold: float = 0.1
+    remember: int = 0
     latent_scale: float = 1.0
     sampler: Literal["ddim", "ddpm", "dpm++2m"] = "ddim"
     sampling_steps: int = 100
@@ -168,6 +169,8 @@ class DiffusionRecipe:
         self.frozen = nn.ModuleDict(dict(first_stage.trained.items()))
         self.frozen.requires_grad_(False).eval()
         self.phases: tuple[Phase, ...] = (Phase("denoiser", self.loss),)
+        remembering = config.remember > 0
+        self._encoded = Memory(self.encode, config.remember) if remembering else self.encode
 
     @property
     def in_planes(self) -> bool:
@@ -193,7 +196,7 @@ class DiffusionRecipe:
             return batch["latent"] * self.config.latent_scale, told
         video, beside = self._clips(batch.video, context)
         told = self._numbers(batch, video, context)
-        return self.encode(video), replace(told, beside=beside)
+        return self._encoded(video), replace(told, beside=beside)
 
     def _clips(self, video: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
         """The clip to learn, and the latent of what is told beside it: the clip before (PVDM, 3.3),
@@ -213,7 +216,7 @@ class DiffusionRecipe:
         if before > 0:
             past = video[:, :, before - frames : before]
             shown = torch.where(_rows(choice.past, past), past, shown)
-        latent = self.encode(shown)
+        latent = self._encoded(shown)
         told = _rows(choice.past | choice.still, latent)
         return target, torch.where(told, latent, torch.zeros_like(latent))
 

@@ -1,7 +1,11 @@
 """What the second stage builds on, and which latents its networks can work on."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import Protocol
+
+import torch
+from torch import Tensor
 
 from hvdm.errors import UserError
 from hvdm.recipe import Clip, Recipe, Reconstructs
@@ -11,6 +15,31 @@ class FirstStage(Recipe, Reconstructs, Protocol):
     """What this stage builds on: a recipe that encodes and decodes clips of its own shape."""
 
     clip: Clip
+
+
+class Memory:
+    """An encoder that keeps the latents of the clips it has seen, up to a number of them.
+
+    Rows are encoded one by one, so that a latent does not depend on what was in memory.
+    """
+
+    def __init__(self, encode: Callable[[Tensor], Tensor], most: int) -> None:
+        self._encode, self._most = encode, most
+        self._known: dict[bytes, Tensor] = {}
+
+    def __call__(self, video: Tensor) -> Tensor:
+        """`B C T H W` -> `B E ...`."""
+        return torch.cat([self._row(row) for row in video.split(1)])
+
+    def _row(self, row: Tensor) -> Tensor:
+        content = row.detach().cpu().contiguous().numpy()
+        key = hashlib.blake2b(content.data, digest_size=16).digest()
+        if key not in self._known:
+            latent = self._encode(row)
+            if len(self._known) >= self._most:
+                return latent
+            self._known[key] = latent
+        return self._known[key]
 
 
 def check_clip(clip: Clip, trained: Clip) -> None:
