@@ -17,15 +17,8 @@ from hvdm import build
 from hvdm.ops.wavelet import SPACE_TIME, haar
 from hvdm.recipe import to_model
 
-SEEDS, STEPS = (0, 1, 2), 700
-SETTINGS = (
-    f"steps={STEPS}",
-    "model.width=64",
-    "model.heads=2",
-    "model.latent_channels=12",
-    "optimizer.betas=[0.9,0.99]",
-    "checkpoint.every=100k",
-)
+SEEDS, STEPS = (0, 1, 2), 600
+SETTINGS = (f"steps={STEPS}", f"optimizer.decay=[0,{8 * STEPS}]", "checkpoint.every=100k")
 VARIANTS = {
     "hybrid": ("model.branches=both",),
     "triplane only": ("model.branches=triplane",),

@@ -1,9 +1,11 @@
 """What a trained run makes of the past, a picture, a motion strength, and a long video.
 
-`python -m benchmarks.conditions DIR` trains tiny/hvdm_applications on synthetic clips, or takes
-the run DIR/applications as it is; results go to benchmarks/results/conditions.json.
+`python -m benchmarks.conditions DIR` trains tiny/hvdm_applications on synthetic clips;
+`python -m benchmarks.conditions DIR RUN` takes a run as it is. Results go to
+benchmarks/results/conditions.json.
 """
 
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +23,12 @@ from hvdm.recipes.hvdm.conditions import still_of
 from hvdm.recipes.hvdm.generation import Generation
 from hvdm.recipes.hvdm.requests import asked
 
-AUTOENCODER = ("model.latent_channels=12", "optimizer.betas=[0.9,0.99]", "steps=900")
 SEED, ROWS, IMAGES, MOTIONS, LONG, LONG_FRAMES = 0, 64, 50, 96, 16, 128
 
 
 def main() -> None:
     where = experiment.folder()
-    opened = build.open_run(run_of(where))
+    opened = build.open_run(sys.argv[2] if len(sys.argv) > 2 else run_of(where))
     rows = past_and_next(opened)
     began = time.process_time()
     found: dict[str, Any] = {"seed": SEED, "training": training(opened)}
@@ -40,17 +41,19 @@ def main() -> None:
 
 
 def run_of(where: Path) -> Path:
-    """Both stages, trained here unless they are there."""
+    """Both stages, as they are configured."""
     data = f"data.path={experiment.shapes(where)}"
     first, run = where / "autoencoder", where / "applications"
-    experiment.trained("tiny/hvdm_autoencoder", first, [data, *AUTOENCODER])
+    experiment.trained("tiny/hvdm_autoencoder", first, [data])
     experiment.trained("tiny/hvdm_applications", run, [data, f"first_stage={first}"])
     return run
 
 
 def training(opened: build.Opened) -> dict[str, Any]:
     config = opened.config
+    stage = build.open_run(config.first_stage or "").config
     return {
+        "autoencoder": {"steps": stage.total_steps, "batch": stage.batch, **stage.model},
         "steps": opened.step,
         "batch": config.batch,
         "model": dict(config.model),
