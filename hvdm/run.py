@@ -20,7 +20,7 @@ from hvdm import build, dist
 from hvdm import config as configs
 from hvdm.config import Resume, RunConfig
 from hvdm.data.loader import Loader
-from hvdm.errors import RunError, UserError
+from hvdm.errors import UserError
 from hvdm.nets import attention
 from hvdm.recipe import Recipe
 from hvdm.report import (
@@ -74,37 +74,11 @@ def train(
         claimed(run),
         build.build_loader(config, config.data.train, config.data.before) as loader,
     ):
-        _point(config, run)
-        config = replace(config, from_data=_from_data(config, loader))
+        resuming.from_main(lambda: places.point(run, config.checkpoint.path))
+        found = resuming.from_main(lambda: build.from_data(config, loader))
+        config = replace(config, from_data=found)
         session = _session(config, device, report)
         return _train(session, loader, run, say, sources)
-
-
-def _point(config: RunConfig, run: Path) -> None:
-    """Where the checkpoints lie, for all who read the run."""
-    problem = None
-    if dist.is_main():
-        try:
-            places.point(run, config.checkpoint.path)
-        except UserError as error:
-            problem = error
-    problem = dist.broadcast(problem)
-    if problem is not None:
-        raise problem
-
-
-def _from_data(config: RunConfig, loader: Loader) -> Mapping[str, Any]:
-    """Read by one rank, the same on all; refused on all where it cannot be."""
-    found: Mapping[str, Any] | UserError | RunError = {}
-    if dist.is_main():
-        try:
-            found = build.from_data(config, loader)
-        except (UserError, RunError) as error:
-            found = error
-    found = dist.broadcast(found)
-    if isinstance(found, Exception):
-        raise found
-    return found
 
 
 def _session(config: RunConfig, device: torch.device, report: Reporter) -> Session:

@@ -43,7 +43,7 @@ def _asked(run: Path, resume: str) -> str:
 def resume(session: Session, run: Path, identity: Mapping[str, Any], say: Say) -> Checkpoint | None:
     """Chooses the same checkpoint on all ranks, checks it, loads it; None begins at step 0."""
     config = session.config
-    asked = _from_main(lambda: _asked(run, config.resume))
+    asked = from_main(lambda: _asked(run, config.resume))
     if not dist.is_main():
         say = _silent
     found = _chosen(run, asked, say)
@@ -57,7 +57,7 @@ def resume(session: Session, run: Path, identity: Mapping[str, Any], say: Say) -
     return found
 
 
-def _from_main(action: Callable[[], T]) -> T:
+def from_main(action: Callable[[], T]) -> T:
     """The first rank's answer on all ranks, or its error."""
     answer: Any = None
     if dist.is_main():
@@ -79,12 +79,12 @@ def _chosen(run: Path, asked: str, say: Say) -> Checkpoint | None:
     if asked == "never":
         return None
     if asked.isdigit():
-        found = _from_main(lambda: of_step(run, int(asked)))
+        found = from_main(lambda: of_step(run, int(asked)))
         problem = shared_damage(found)
         if problem:
             raise RunError(f"resume={asked}: {problem}; name another step, or use resume=auto")
         return found
-    among = _from_main(lambda: candidates(run))
+    among = from_main(lambda: candidates(run))
     chosen = newest_valid(run, say, check=shared_damage, among=among)
     if chosen is None and asked == "must":
         raise UserError(f"resume=must: {run} has no checkpoint; use resume=auto to begin a new run")
@@ -94,7 +94,7 @@ def _chosen(run: Path, asked: str, say: Say) -> Checkpoint | None:
 def _leave_behind(run: Path, asked: str, found: Checkpoint | None, say: Say) -> None:
     """Later checkpoints of the way that is left are set aside, never removed."""
     if asked == "never" or asked.isdigit():
-        _from_main(lambda: _set_aside(run, asked, found.step if found else -1, say))
+        from_main(lambda: _set_aside(run, asked, found.step if found else -1, say))
 
 
 def _set_aside(run: Path, asked: str, after: int, say: Say) -> None:
