@@ -18,6 +18,7 @@ from hvdm.run import commit, versions
 from launcher import compose
 
 RESULTS = Path(__file__).with_name("results")
+torch.set_num_threads(1)
 INLINE = ("cluster=inline", "log.tensorboard=false", "checkpoint.keep=1")
 
 
@@ -63,3 +64,10 @@ def about() -> dict[str, Any]:
 def write(name: str, found: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def read(name: str) -> dict[str, Any]:
+    """What an earlier call has found; one that was stopped goes on from there."""
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
