@@ -19,7 +19,7 @@ from hvdm.data.loader import Loader
 from hvdm.ops.motion import strength
 from hvdm.recipe import Noise, SampleRequest, to_model
 from hvdm.recipes.hvdm.conditions import still_of
-from hvdm.recipes.hvdm.generation import Generation
+from hvdm.recipes.hvdm.generation import Generation, joined
 from hvdm.recipes.hvdm.requests import asked
 
 SEED, ROWS, IMAGES, MOTIONS, LONG, LONG_FRAMES = 0, 64, 50, 96, 16, 128
@@ -36,7 +36,7 @@ def main() -> None:
         for part in (autoencoder, seam, image, motion, motion_of_pictures, long):
             if part.__name__ not in found:
                 found[part.__name__] = part(opened, rows)
-                experiment.write("conditions", {**experiment.about(), **found})
+                experiment.write("conditions", {**found, **experiment.about()})
             print(part.__name__, found[part.__name__], flush=True)
 
 
@@ -192,17 +192,22 @@ def long(opened: build.Opened, rows: Tensor) -> dict[str, Any]:
     noise = Noise(SEED, tuple(range(LONG)))
     found: dict[str, Any] = {}
     for reuse in ("latent", "pixels"):
-        wanted = asked(
-            SampleRequest("long", None, {"frames": LONG_FRAMES, "reuse": reuse}), recipe.abilities
-        )
+        options = {"frames": LONG_FRAMES, "reuse": reuse}
+        wanted = asked(SampleRequest("long", None, options), recipe.abilities)
         made = Generation(recipe, opened.nets, wanted, noise)
         pieces = made.pieces()
-        for shared in (0, recipe.clip.frames // 4):
-            blended = Generation(recipe, opened.nets, replace(wanted, overlap=shared), noise)
-            video = blended.decode(torch.cat(pieces, 2)).clamp(-1, 1)
-            key = f"{reuse}, overlap {shared}"
-            found[key] = {**seams(video, recipe.clip.frames), **drift(video, recipe.clip.frames)}
+        for fade in (0, recipe.clip.frames // 2, recipe.clip.frames):
+            for shared in (0, recipe.clip.frames // 4):
+                decoder = replace(made, asked=replace(wanted, overlap=shared))
+                video = decoder.decode(joined(pieces, fade, recipe.bound)).clamp(-1, 1)
+                key = f"reuse {reuse}, fade {fade}, overlap {shared}"
+                found[key] = {
+                    **seams(video, recipe.clip.frames),
+                    **drift(video, recipe.clip.frames),
+                }
     real = [apart(rows[:, :, i], rows[:, :, i + 1]) for i in range(rows.shape[2] - 1)]
+    again = recipe.decode(recipe.encode(rows[:, :, : recipe.clip.frames]))
+    found["reconstructed difference of frames"] = apart(again[:, :, 1:], again[:, :, :-1])
     found["real difference of frames"] = round(sum(real) / len(real), 3)
     return found
 

@@ -63,6 +63,7 @@ _ALL = (
             ("reuse=latent|pixels", "what=long: the clip before as it was drawn, or decoded and"),
             ("", "encoded again; default latent"),
             ("overlap=N", "what=long: frames that decoded tiles share; default a quarter clip"),
+            ("fade=N", "what=long: frames over which the jump to a new clip fades; default a clip"),
             ("image=FILE fit=crop|pad", "the first frame: any picture, its centre cropped to the"),
             ("", "clip's aspect, or all of it with its border repeated around it"),
             ("motion=slow|medium|fast|0..1", "the share of training clips that move less; several"),

@@ -12,7 +12,7 @@ from hvdm.recipe import Batch, Clip, Context, Given, Noise, SampleRequest, to_mo
 from hvdm.recipes.hvdm import autoencoder, pvdm_autoencoder
 from hvdm.recipes.hvdm.conditions import choose
 from hvdm.recipes.hvdm.diffusion import Config, build, from_data
-from hvdm.recipes.hvdm.generation import One, guided
+from hvdm.recipes.hvdm.generation import One, guided, joined
 from hvdm.recipes.hvdm.requests import KINDS
 
 CLIP = Clip(4, 16, 16)
@@ -248,7 +248,7 @@ def picture(seed=0, count=1):
 def test_a_long_video_begins_with_the_clip_and_has_its_length():
     recipe = tiny()
     for reuse in ("latent", "pixels"):
-        video = sampled(recipe, "long", frames=10, reuse=reuse, overlap=0)
+        video = sampled(recipe, "long", frames=10, reuse=reuse, overlap=0, fade=0)
         assert video.shape == (2, 3, 10, 16, 16)
         torch.testing.assert_close(video[:, :, :4], sampled(recipe))
 
@@ -259,7 +259,7 @@ def test_each_clip_is_told_the_one_before():
     with net.register_forward_pre_hook(
         lambda _, __, more: seen.append(more.get("condition")), with_kwargs=True
     ):
-        request = SampleRequest("long", None, {"frames": 12, "overlap": 0})
+        request = SampleRequest("long", None, {"frames": 12, "overlap": 0, "fade": 0})
         video = recipe.sample(recipe.trained, request, Noise(0, (0,)))
     assert seen[:3] == [None] * 3 and len(seen) == 9
     torch.testing.assert_close(recipe.decode(seen[3]), video[:, :, :4])
@@ -277,6 +277,19 @@ def test_tiles_that_share_frames_change_the_seam_alone():
     apart, blended = (sampled(recipe, "long", frames=16, overlap=o) for o in (0, 2))
     assert apart.shape == blended.shape
     assert not torch.allclose(apart, blended)
+
+
+def test_the_jump_between_clips_fades():
+    first, second = (torch.randn(1, 2, 4, 2, 2) for _ in range(2))
+    apart = joined([first, second], 0, 9.0)
+    torch.testing.assert_close(apart, torch.cat([first, second], 2))
+    faded = joined([first, second], 2, 9.0)
+    torch.testing.assert_close(faded[:, :, :4], first)
+    torch.testing.assert_close(faded[:, :, 4], 2 * first[:, :, -1] - first[:, :, -2])
+    jump = second[:, :, 0] - faded[:, :, 4]
+    torch.testing.assert_close(faded[:, :, 5], second[:, :, 1] - jump / 2)
+    torch.testing.assert_close(faded[:, :, 6:], second[:, :, 2:])
+    assert joined([first, second], 4, 0.5)[:, :, 4:].abs().max() <= 0.5
 
 
 def test_a_long_video_of_planes():
@@ -390,6 +403,7 @@ def test_the_request_s_sampler_counts():
         ("long", {"frames": 0}, "frames=0: expected a number of at least 1"),
         ("long", {"frames": "9.5"}, "frames='9.5' is no whole number"),
         ("long", {"overlap": 3}, "overlap=3: tiles of 4 frames share at most 2"),
+        ("long", {"fade": 5}, "fade=5: the jump between clips of 4 frames fades within one"),
         ("image", {"image": "a.png"}, "image: expected pixels"),
         ("image", {"image": torch.zeros(8, 8, 3).byte()}, "1 of 8x8 for 2 clips of 16x16"),
         ("clip", {"size": "big"}, "size='big': expected HEIGHTxWIDTH"),

@@ -68,6 +68,22 @@ def guided(predict: Predict, told: Sequence[One]) -> Denoise:
     return denoise
 
 
+def joined(pieces: Sequence[Tensor], fade: int, bound: float) -> Tensor:
+    """Latents `B E T H W` one after the other; the jump between two is spread over `fade` frames.
+
+    A clip is drawn near the one before, not as its continuation to the last digit. So it is moved
+    to where the last two frames before it lead, and let go little by little.
+    """
+    whole = [pieces[0]]
+    for piece in pieces[1:]:
+        last, before = whole[-1][:, :, -1:], whole[-1][:, :, -2:-1]
+        jump = piece[:, :, :1] - (2 * last - before)
+        times = torch.arange(piece.shape[2], device=piece.device)
+        share = (1 - times / max(1, fade)).clamp_min(0).to(piece) * (fade > 0)
+        whole.append((piece - jump * share[:, None, None]).clamp(-bound, bound))
+    return torch.cat(whole, 2)
+
+
 @dataclass
 class Generation:
     """One batch of videos as they are made: row i is a function of draw i."""
@@ -86,7 +102,7 @@ class Generation:
         if self.model.in_planes:
             video = torch.cat([self.model.decode(piece) for piece in pieces], 2)
         else:
-            video = self.decode(torch.cat(pieces, 2) if len(pieces) > 1 else pieces[0])
+            video = self.decode(joined(pieces, self.asked.fade, self.model.bound))
         return video[:, :, : self.asked.frames]
 
     def pieces(self) -> list[Tensor]:

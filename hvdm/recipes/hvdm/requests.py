@@ -20,7 +20,7 @@ _ALWAYS = ("sampler", "eta", "guidance", *(f"guidance.{name}" for name in GUIDAN
 _NUMBERS = ("motion", "label")
 KINDS: Mapping[str, tuple[str, ...]] = {
     "clip": (*_ALWAYS, *_NUMBERS, "size"),
-    "long": (*_ALWAYS, *_NUMBERS, "size", "frames", "reuse", "overlap", "image"),
+    "long": (*_ALWAYS, *_NUMBERS, "size", "frames", "reuse", "overlap", "fade", "image"),
     "image": (*_ALWAYS, *_NUMBERS, "image"),
     "dynamics": (*_ALWAYS, *_NUMBERS, "image"),
 }
@@ -57,6 +57,7 @@ class Asked:
     frames: int
     reuse: Literal["latent", "pixels"] = "latent"
     overlap: int | None = None
+    fade: int = 0
     motion: tuple[float, ...] = ()
     label: tuple[int, ...] = ()
     image: Tensor | None = None
@@ -75,6 +76,7 @@ def asked(request: SampleRequest, able: Abilities) -> Asked:
         frames=_frames(request.what, options, able.frames),
         reuse=_one_of("reuse", options.get("reuse", "latent"), ("latent", "pixels")),  # type: ignore[arg-type]
         overlap=_overlap(options, able.frames),
+        fade=_fade(options, able.frames),
         motion=tuple(motion_level(value) for value in several(options.get("motion"))),
         label=tuple(_label(value, able) for value in several(options.get("label"))),
         image=_image(options),
@@ -204,6 +206,13 @@ def _overlap(options: Mapping[str, Any], frames: int) -> int | None:
     if overlap > frames // 2:
         raise UserError(f"overlap={overlap}: tiles of {frames} frames share at most {frames // 2}")
     return overlap
+
+
+def _fade(options: Mapping[str, Any], frames: int) -> int:
+    fade = _whole("fade", options.get("fade", frames), 0)
+    if fade > frames:
+        raise UserError(f"fade={fade}: the jump between clips of {frames} frames fades within one")
+    return fade
 
 
 def _label(value: Any, able: Abilities) -> int:
