@@ -29,6 +29,8 @@ timeout of the process group."""
 _WAY_OUT = "make room or mend the folder, then run the same command again"
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
+_URGENCY = {DONE: 0, RUNNING: 1, FAILED: 2}
+"""While some rank still writes and none has failed, there is nothing to say."""
 Status = tuple[str, Any]
 
 
@@ -166,7 +168,9 @@ class Saver:
         if self._flight is None:
             return
         began = time.monotonic()
-        self._advance(dist.all_gather(self._flight.status()))
+        status = self._flight.status()
+        if dist.all_max(_URGENCY[status[0]]) != _URGENCY[RUNNING]:
+            self._advance(dist.all_gather(status))
         if self._flight:
             self._flight.stalled += time.monotonic() - began
 

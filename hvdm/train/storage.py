@@ -17,7 +17,7 @@ from hvdm.train import faults
 MANIFEST = "manifest.json"
 LATEST = "latest"
 PART, TRASH, NEW = ".part-", ".trash-", "+"
-_CHUNK = 2**23
+_CHUNK = 2**20
 
 Row = Mapping[str, Any]
 """A file's bytes and sha256."""

@@ -24,7 +24,8 @@ from hvdm.train.storage import Storage
 
 GROUPS = ("weights", "optimizer", "ema", "buffers")
 _GROUP_OF = {"master": "weights", "ema": "ema", "buffer": "buffers"}
-_CHUNK = 2**23
+_CHUNK = 2**20
+"""Small enough to be hashed out of the cache that writing it has filled."""
 DTYPES = {
     torch.float64: "F64",
     torch.int64: "I64",
