@@ -16,7 +16,7 @@ from launcher.verbs import VERBS
     [
         ("hvdm tra", ["train"]),
         ("hvdm checkpoint v", ["verify"]),
-        ("hvdm train config=tiny/hvdm_a", ["config=tiny/hvdm_autoencoder"]),
+        ("hvdm train config=tiny/hvdm_au", ["config=tiny/hvdm_autoencoder"]),
         ("hvdm train engine=", ["engine=deepspeed", "engine=local"]),
         ("hvdm train conf", ["config="]),
         ("hvdm train config=x conf", []),
