@@ -136,7 +136,7 @@ def _hooked(net: nn.Module, tally: _Tally) -> Iterator[None]:
 
 def _meta_batch(config: RunConfig) -> Batch:
     data = config.data
-    shape = (1, data.frames, data.height, data.width, 3)
+    shape = (1, data.before + data.frames, data.height, data.width, 3)
     video = torch.empty(shape, dtype=torch.uint8, device="meta")
     return Batch({"video": video}, ("clip",), (0,), torch.ones(1, device="meta"))
 

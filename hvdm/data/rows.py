@@ -170,7 +170,8 @@ class Source:
 def _too_short(name: str, total: int, spec: ClipSpec) -> str:
     return (
         f"{name} has {total} frames, a clip of {spec.frames} frames at stride {spec.stride} "
-        f"needs {spec.span}; set fewer frames or a smaller stride, or pad with data.short=pad"
+        f"needs {spec.span}; set fewer frames (data.frames and data.before together) or a "
+        "smaller stride, or pad with data.short=pad"
     )
 
 

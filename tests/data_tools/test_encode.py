@@ -91,7 +91,8 @@ def test_a_diffusion_trains_on_latents_as_on_the_clips(
             f"run={folder}", f"data.path={data}", f"first_stage={stage.run}", "cluster=inline",
             "steps=2", "data.frames=8", "data.height=16", "data.width=16", "batch=2",
             "micro_batch=2", "log.tensorboard=false", "log.every=2", "model.width=16",
-            "model.multipliers=[1]",
+            "model.multipliers=[1]", "data.before=0", "model.conditional=0", "model.still=0",
+            "model.motion=none",
         ]  # fmt: skip
         run.train(compose.run_config("tiny/hvdm_diffusion", overrides), sinks=())
         lines = (folder / "metrics.jsonl").read_text().splitlines()

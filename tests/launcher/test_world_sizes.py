@@ -36,7 +36,7 @@ RUNS = [
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("worlds")
-    make(folder / "shapes", train=64, test=8, per_shard=16, frames=12, height=32, width=32)
+    make(folder / "shapes", train=64, test=8, per_shard=16, frames=16, height=32, width=32)
     config = composed(folder, "first", "autoencoder", "local", 8, ["steps=2", "optimizer=adamw"])
     run.train(config, sinks=())
     return folder

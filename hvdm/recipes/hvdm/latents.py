@@ -32,6 +32,8 @@ class Memory:
         return torch.cat([self._row(row) for row in video.split(1)])
 
     def _row(self, row: Tensor) -> Tensor:
+        if row.is_meta:
+            return self._encode(row)
         content = row.detach().cpu().contiguous().numpy()
         key = hashlib.blake2b(content.data, digest_size=16).digest()
         if key not in self._known:
