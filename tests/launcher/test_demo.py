@@ -40,8 +40,9 @@ def test_a_stage_that_fails_says_its_cause_and_where_the_rest_is(tmp_path):
 
 # Starts a process that leaves a grandchild behind, which ignores polite requests.
 LEAVES_BEHIND = """
-import subprocess, sys, time
+import signal, subprocess, sys, time
 from launcher import stages
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 start = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1], sys.argv[2]])"
 with stages.keeping_house():
