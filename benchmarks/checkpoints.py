@@ -54,7 +54,9 @@ def measure(folder: str, gigabytes: float, rounds: int) -> dict[str, Any]:
     memory: dict[str, memoryview] = {}
     grown = _peak_of(lambda: _save(sync, 0))
     for i in range(rounds + 1):
-        _once(took, "plain_write", lambda: _plain_write(run, sync))
+        for old in run.glob(f"plain-*-of-{dist.rank()}-*"):
+            old.unlink()
+        _once(took, "plain_write", lambda i=i: _plain_write(run, sync, i))
         _once(took, "save_sync", lambda i=i: _save(sync, i))
         sync.close()  # what retention removes is removed between two saves
         _once(took, "stall_async", lambda i=i: _beside(beside, i))
@@ -100,10 +102,13 @@ def _beside(saver: Saver, step: int) -> float:
     return stalled
 
 
-def _plain_write(run: Path, saver: Saver) -> None:
-    """The same bytes, from the same memory: written, hashed and synced."""
+def _plain_write(run: Path, saver: Saver, number: int) -> None:
+    """The same bytes, from the same memory: written, hashed and synced.
+
+    Into new files, as a save must: in pages of a file that is overwritten it would be faster.
+    """
     for name, image in saver._copy.images.items():
-        path = run / f"plain-{name}"
+        path = run / f"plain-{number}-of-{dist.rank()}-{name}"
         digest = hashlib.sha256()
         with open(path, "wb") as handle:
             for chunk in image.chunks():

@@ -18,7 +18,7 @@ from tests.launcher.jobs import train_each
 pytestmark = pytest.mark.ray
 
 STEPS = 20
-LEARNING_RATES = {"autoencoder": 0.01, "diffusion": 0.02}
+LEARNING_RATES = {"autoencoder": 0.01, "diffusion": 0.006}
 ENGINES = {
     "local": ["engine=local"],
     "zero0": ["engine=deepspeed", "engine.zero=0"],
