@@ -41,9 +41,9 @@ demo: $(READY)
 test: $(READY)
 	@$(VENV)/bin/python -m pytest
 
-# Hosts in network namespaces on this machine: they are cut off, slowed and killed.
+# Workers under Ray, and hosts in network namespaces on this machine: cut off, slowed and killed.
 test-cluster: $(READY)
-	@HVDM_CLUSTER=1 $(VENV)/bin/python -m pytest tests/cluster -rs
+	@HVDM_CLUSTER=1 $(VENV)/bin/python -m pytest tests/launcher/test_losses.py tests/cluster -rs
 
 bench-data: $(READY)
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.data

@@ -1,5 +1,6 @@
 """Signals and losses under Ray on one machine: nothing is lost that could be kept, all is told."""
 
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,12 @@ from launcher import compose
 from tests.paced.holding import Held, hashes, workers
 from tests.ranks import Ranks
 
-pytestmark = pytest.mark.ray
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(
+        not os.environ.get("HVDM_CLUSTER"), reason="kills under Ray are for make test-cluster"
+    ),
+]
 WORKERS = ["cluster=local", "cluster.workers=2"]
 
 
