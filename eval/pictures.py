@@ -71,6 +71,10 @@ def strips(
     return _png(_stack(pictures))
 
 
+H264 = {"crf": "14", "threads": "1", "x264-params": "mbtree=0"}
+"""With a macroblock tree, x264 makes unequal bytes of equal small frames."""
+
+
 def write_mp4(video: Tensor, path: Path, fps: int = 8) -> None:
     """h264 of one clip `T H W C`, which browsers play; odd sides lose their last line."""
     import av
@@ -81,7 +85,7 @@ def write_mp4(video: Tensor, path: Path, fps: int = 8) -> None:
     part = path.with_name(f".part-{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "14", "threads": "1"})
+        stream = container.add_stream("libx264", rate=fps, options=H264)
         stream.height, stream.width, stream.pix_fmt = pixels.shape[1], pixels.shape[2], "yuv420p"
         for frame in pixels:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
