@@ -7,8 +7,6 @@ whatever else the machine does weighs on both.
 import argparse
 import io
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,6 +22,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from benchmarks import experiment
 from data_tools.h264 import encode_h264, quick_yuv420
 from data_tools.settings import Settings
 from data_tools.shard import shard
@@ -35,7 +34,7 @@ from hvdm.data.synthetic import render
 from tests.data_server import served
 
 SPEC = ClipSpec(frames=16, height=256, width=256)
-CLIPS = 48
+CLIPS, FRAMES, VIDEOS = 384, 32, 96
 
 
 # Clips to read
@@ -86,13 +85,14 @@ def by_loader(folder: Path) -> float:
 
 
 def bare(paths: list[str], count: int) -> int:
-    """decord and nothing else: no hash, no window by draw, no batch."""
+    """decord and nothing else: no hash, no draw, no batch; windows begin as often at each frame."""
     import decord
 
     media = [Path(path).read_bytes() for path in paths]
     for number in range(count):
         reader = decord.VideoReader(io.BytesIO(media[number % len(media)]), num_threads=1)
-        reader.get_batch(range(number % 8, number % 8 + 16)).asnumpy()
+        start = number % (FRAMES - 16 + 1)
+        reader.get_batch(range(start, start + 16)).asnumpy()
     return count
 
 
@@ -102,11 +102,11 @@ def by_bare_processes(pool: ProcessPoolExecutor, paths: list[str]) -> float:
     return done / (time.monotonic() - began)
 
 
-def _decode_sample(sample: dict[str, Any]) -> np.ndarray:
+def _decode_sample(sample: dict[str, Any]) -> tuple[np.ndarray]:
     import decord
 
     reader = decord.VideoReader(io.BytesIO(sample["mp4"]), num_threads=1)
-    return np.asarray(reader.get_batch(range(8, 24)).asnumpy())
+    return (np.asarray(reader.get_batch(range(8, 24)).asnumpy()),)
 
 
 def by_webdataset(folder: Path) -> float:
@@ -120,12 +120,10 @@ def by_webdataset(folder: Path) -> float:
         data.batched(4), batch_size=None, num_workers=2, multiprocessing_context="spawn"
     )
     batches = iter(loader)
-    seen, began = len(next(batches)), 0.0
-    began, counted = time.monotonic(), 0
-    for batch in batches:
-        counted += len(batch)
-    seen += counted
-    return counted / (time.monotonic() - began)
+    next(batches)
+    began = time.monotonic()
+    seen = sum(len(video) for (video,) in batches)
+    return seen / (time.monotonic() - began)
 
 
 def seek(path: str, starts: list[int]) -> int:
@@ -155,7 +153,7 @@ def long_video(path: Path) -> int:
 
 
 def reading(work: Path, rounds: int) -> dict[str, float]:
-    folder = clips(work / "read", CLIPS + 8, 8, 256, 32)
+    folder = clips(work / "read", CLIPS + 8, 8, 256, FRAMES)
     same = [str(path) for path in extracted(folder, work / "media", 6)]
     frames = long_video(work / "long.mp4")
     found: dict[str, list[float]] = {}
@@ -176,7 +174,7 @@ def reading(work: Path, rounds: int) -> dict[str, float]:
 
 def pools(work: Path, rounds: int) -> dict[str, float]:
     """Threads against processes, for the choice of the default."""
-    folder = clips(work / "pools", CLIPS + 8, 8, 256, 32)
+    folder = clips(work / "pools", CLIPS + 8, 8, 256, FRAMES)
     ratios = []
     for _ in range(rounds):
         rates = {}
@@ -241,7 +239,7 @@ def fetching(work: Path) -> dict[str, float]:
 
 
 PLAN = """
-import resource, time, json
+import time, json
 import numpy as np
 from hvdm.data.order import Order, share
 before = time.monotonic()
@@ -250,7 +248,9 @@ order = Order(counts, 0, lanes=8192, window=256)
 batch, world, rank = 8192, 4096, 1234
 rows = [row for part in share(batch, 2, rank, world) for row, _ in part]
 places = [order.locate(step * batch + row) for step in range(100) for row in rows]
-print(json.dumps([time.monotonic() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+took = time.monotonic() - before
+status = open("/proc/self/status").read().split()
+print(json.dumps([took, int(status[status.index("VmHWM:") + 1])]))
 """
 
 
@@ -268,9 +268,10 @@ def sharding(work: Path, rounds: int) -> dict[str, float]:
 
     source = work / "videos"
     source.mkdir()
-    for number in range(8):
-        video = render(number, 0, 96, 240, 320).video
-        (source / f"v{number}.mp4").write_bytes(encode_h264(video, 24, 20, 48, quick_yuv420))
+    video = render(0, 0, 96, 240, 320).video
+    for number in range(VIDEOS):
+        shifted = np.roll(video, 3 * number, axis=2)
+        (source / f"v{number}.mp4").write_bytes(encode_h264(shifted, 24, 20, 48, quick_yuv420))
     size = sum(path.stat().st_size for path in source.iterdir())
     settings = Settings(size=192, clip_frames=48, per_shard=4, test=0.0)
     ratios, rates = [], []
@@ -283,7 +284,7 @@ def sharding(work: Path, rounds: int) -> dict[str, float]:
             seconds[workers] = time.monotonic() - began
         ratios.append(seconds[1] / seconds[2])
         rates.append(whole["splits"]["train"]["clips"] / seconds[1])
-    megabytes = statistics.median(rates) / 16 * size / 1e6
+    megabytes = statistics.median(rates) / (2 * VIDEOS) * size / 1e6
     return {
         "two_workers_over_one": round(statistics.median(ratios), 3),
         "clips_per_s_and_core": round(statistics.median(rates), 3),
@@ -311,18 +312,15 @@ def main() -> None:
         "planning": lambda work: planning(),
         "sharding": lambda work: sharding(work, min(3, given.rounds)),
     }
-    print(json.dumps({"machine": platform.processor(), "cores": os.cpu_count(), **_load()}))
+    found = experiment.read("data") if given.only else {}
     for name, measure in parts.items():
         if given.only and name not in given.only:
             continue
+        about = experiment.about(f"--only {name} --rounds {given.rounds}")
         with workplace() as work:
-            print(json.dumps({name: measure(work)}), flush=True)
-
-
-def _load() -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    date = time.strftime("%Y-%m-%d")
-    return {"load": os.getloadavg()[0], "commit": commit.stdout.strip(), "date": date}
+            found[name] = {**measure(work), **about}
+        print(json.dumps({name: found[name]}), flush=True)
+    experiment.write("data", found)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def _shots(
 
 
 def _upright(frame: Any, rotation: int) -> Pixels:
-    pixels: Pixels = frame.to_ndarray(format="rgb24")
+    pixels: Pixels = frame.to_ndarray(format="rgb24", threads=1)
     turns = round(rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 

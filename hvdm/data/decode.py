@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from torch.utils.dlpack import from_dlpack
 
 from hvdm.data.clips import ClipSpec, Frames, crop_to_aspect, resize
 from hvdm.errors import RunError, UserError, closest
@@ -83,7 +84,9 @@ def _by_decord(data: bytes, indices: Sequence[int], promised: int | None, name: 
     reader = _decord_reader(data)
     _check_count(len(reader), indices, promised, name)
     try:
-        return np.asarray(reader.get_batch(list(indices)).asnumpy())
+        # DLPack hands over decord's own memory, where asnumpy would copy it
+        frames = from_dlpack(reader.get_batch(list(indices)).to_dlpack())
+        return frames.numpy()
     except Exception as error:  # decord raises more kinds than it exports
         raise Unsuited from error
 
@@ -152,7 +155,7 @@ def decode_all(data: bytes, name: str = "video", strict: bool = False) -> Frames
 
 def upright(frame: Any) -> Frames:
     """The pixels as they are meant to be seen: phones store a rotation beside them."""
-    pixels: Frames = frame.to_ndarray(format="rgb24")
+    pixels: Frames = frame.to_ndarray(format="rgb24", threads=1)
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 

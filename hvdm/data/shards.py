@@ -1,16 +1,18 @@
 """Random access to the samples of WebDataset shards, through the index beside each."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from hvdm.data.schema import DamagedSample, Entry, Manifest, Shard, read_index, sha256_of
-from hvdm.data.store import Cache, Store, open_store
+from hvdm.data.store import Absent, Cache, Store, Unreachable, open_store
 from hvdm.errors import RunError
 
+T = TypeVar("T")
 END_OF_TAR = bytes(1024)
 INDICES_KEPT = 256
 
@@ -65,8 +67,9 @@ class ShardReader:
         self._index = lru_cache(maxsize=INDICES_KEPT)(self._read_index)
 
     def _read_index(self, shard: int) -> tuple[Entry, ...]:
-        entries = read_index(self.store, self.manifest.shards[shard])
-        check_end(self.store, self.manifest.shards[shard], entries)
+        found = self.manifest.shards[shard]
+        entries = _twice(lambda: read_index(self.store, found))
+        _twice(lambda: check_end(self.store, found, entries))
         return entries
 
     def key(self, shard: int, index: int) -> str:
@@ -80,11 +83,7 @@ class ShardReader:
     def _bytes(self, name: str, entry: Entry) -> bytes:
         if self._cache and (kept := self._cache.get(entry.sha256)):
             return kept
-        try:
-            data = self._checked(name, entry)
-        except DamagedSample:
-            # Once more: only damage that stays is damage of the data.
-            data = self._checked(name, entry)
+        data = _twice(lambda: self._checked(name, entry))
         if self._cache:
             self._cache.put(entry.sha256, data)
         return data
@@ -93,6 +92,16 @@ class ShardReader:
         data = self.store.read_range(name, entry.offset, entry.bytes)
         check_range(data, entry, name)
         return data
+
+
+def _twice(read: Callable[[], T]) -> T:
+    """Only damage that stays is damage of the data."""
+    try:
+        return read()
+    except (Unreachable, Absent):
+        raise  # the store has asked often enough
+    except RunError:
+        return read()
 
 
 def size_problem(folder: Path, shard: Shard) -> str | None:

@@ -9,7 +9,10 @@ Floats = npt.NDArray[Any]
 
 
 def dissimilarity(first: npt.NDArray[np.uint8], last: npt.NDArray[np.uint8]) -> float:
-    """DSSIM, (1 - SSIM) / 2, of two frames: grey, uniform 7 x 7 windows."""
+    """DSSIM, (1 - SSIM) / 2, of two frames: grey, uniform 7 x 7 windows.
+
+    `hvdm.ops.motion` has it for tensors; the processes that encode clips start without torch.
+    """
     a, b = (frame.astype(np.float64).mean(axis=-1) for frame in (first, last))
     mean_a, mean_b = _blur(a), _blur(b)
     spread = _blur(a * a) - mean_a**2 + _blur(b * b) - mean_b**2

@@ -1,6 +1,7 @@
 import json
 import random
 import shutil
+import threading
 from itertools import product
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from data_tools.synthetic import encode_h264, make
 from data_tools.writer import Sample, write_shard
+from hvdm.data import rows
 from hvdm.data.batches import read_keys
 from hvdm.data.loader import ClipSpec, Loader, Options
 from hvdm.data.schema import (
@@ -230,4 +232,15 @@ def test_the_log_of_keys_says_what_each_draw_was(split: Path, tmp_path: Path) ->
 def test_waiting_for_rows_is_counted(split: Path) -> None:
     with open_loader(split, threads=0) as loader:
         list(loader.steps(0, 3, 2, 2, 0, 1))
-        assert loader.waited_s >= 0 and loader.take_wait() >= 0 and loader.waited_s == 0
+        assert loader.take_wait() > 0 and loader.take_wait() == 0
+
+
+def test_a_decoder_that_never_returns_ends_the_run(
+    split: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(rows, "read_frames", lambda *_: over.wait(60))
+    with open_loader(split, stall_s=0.2) as loader:
+        with pytest.raises(RunError, match=r"not decoded within data.stall_s=0.2 s"):
+            loader.rows(range(2))
+        over.set()

@@ -1,4 +1,5 @@
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -68,6 +69,24 @@ def test_a_cut_shard_names_the_keys_that_are_lost(copy: Path) -> None:
         ("train", "shard-000000.tar", None),
         ("train", "shard-000000.tar", "train-00000002"),
     ]
+
+
+def test_damage_anywhere_is_named(copy: Path) -> None:
+    """One bit flipped, and a shard cut, at 100 random places each: its samples by their keys."""
+    chosen, shards = random.Random(0), read_manifest(copy / "train").shards
+    for turn in range(200):
+        shard = chosen.choice(shards)
+        path, entries = copy / "train" / shard.name, read_index(copy / "train", shard)
+        whole, place = path.read_bytes(), chosen.randrange(shard.bytes)
+        if turn % 2:
+            flip(path, place)
+            keys = {e.key for e in entries if e.offset <= place < e.offset + e.bytes}
+        else:
+            path.write_bytes(whole[:place])
+            keys = {e.key for e in entries if e.offset + e.bytes > place}
+        named = {damage.key for damage in verify(copy, decode=False).damage}
+        assert named == {None, *keys}, (turn, place)
+        path.write_bytes(whole)
 
 
 def test_missing_and_strange_files_are_found(copy: Path) -> None:
