@@ -8,10 +8,8 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import shutil
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks import experiment
 from hvdm import dist
 from hvdm.config import CheckpointConfig, EmaConfig, EngineConfig, OptimizerConfig
 from hvdm.report import Reporter
@@ -31,6 +30,8 @@ from tests.ranks import Ranks
 
 LAYERS, BYTES_PER_ELEMENT = 300, 16
 CHUNK = 2**20
+WARM_UP = 3
+"""Rounds until buffers and files are in pages that this machine has touched before."""
 
 
 def _state(gigabytes: float) -> tuple[dict[str, Any], dict[str, Ema]]:
@@ -53,10 +54,10 @@ def measure(folder: str, gigabytes: float, rounds: int) -> dict[str, Any]:
     took: dict[str, list[float]] = {}
     memory: dict[str, memoryview] = {}
     grown = _peak_of(lambda: _save(sync, 0))
-    for i in range(rounds + 1):
-        for old in run.glob(f"plain-*-of-{dist.rank()}-*"):
-            old.unlink()
+    for i in range(WARM_UP + rounds):
         _once(took, "plain_write", lambda i=i: _plain_write(run, sync, i))
+        for old in run.glob(f"plain-{i - 1}-of-{dist.rank()}-*"):
+            old.unlink()
         _once(took, "save_sync", lambda i=i: _save(sync, i))
         sync.close()  # what retention removes is removed between two saves
         _once(took, "stall_async", lambda i=i: _beside(beside, i))
@@ -105,7 +106,8 @@ def _beside(saver: Saver, step: int) -> float:
 def _plain_write(run: Path, saver: Saver, number: int) -> None:
     """The same bytes, from the same memory: written, hashed and synced.
 
-    Into new files, as a save must: in pages of a file that is overwritten it would be faster.
+    Into new files, and with the last ones still there, as a save must: into the pages of a file
+    that is overwritten, or has just been removed, it would be faster.
     """
     for name, image in saver._copy.images.items():
         path = run / f"plain-{number}-of-{dist.rank()}-{name}"
@@ -154,9 +156,8 @@ def _resident(key: str) -> int:
 
 
 def summary(answers: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first round warms up: the buffers' pages are new then."""
     took = answers[0]["took"]
-    median = {name: statistics.median(seconds[1:]) for name, seconds in took.items()}
+    median = {name: statistics.median(seconds[WARM_UP:]) for name, seconds in took.items()}
     return {
         "state_gb": sum(a["state_bytes"] for a in answers) / 1e9,
         "seconds": {name: round(value, 4) for name, value in median.items()},
@@ -168,37 +169,23 @@ def summary(answers: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _measured_on() -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    return {
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "commit": commit.stdout.strip() or None,
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "load_before": os.getloadavg()[0],
-        "torch": torch.__version__,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gb", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", default="runs/.bench-checkpoints")
-    parser.add_argument("--out", default="benchmarks/results/checkpoints.json")
     given = parser.parse_args()
     shutil.rmtree(given.folder, ignore_errors=True)
     Path(given.folder).mkdir(parents=True)
-    on = _measured_on()
+    about = experiment.about("")
     ranks = Ranks(2)
     try:
         answers = ranks.run(measure, given.folder, given.gb, given.rounds)
     finally:
         ranks.close()
         shutil.rmtree(given.folder, ignore_errors=True)
-    result = {**summary(answers), "rounds": given.rounds, **on}
-    Path(given.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(given.out).write_text(json.dumps(result, indent=1) + "\n")
+    result = {**summary(answers), "rounds": given.rounds, **about}
+    experiment.write("checkpoints", result)
     print(json.dumps(result, indent=1))
 
 

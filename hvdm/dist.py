@@ -63,19 +63,23 @@ def start(device: torch.device, timeout_s: int) -> bool:
     """Joins the process group that the environment describes; False where there is none to join."""
     if torch_dist.is_initialized() or not launched_by_environment():
         return False
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    torch_dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    torch_dist.init_process_group(backend_of(device), timeout=timedelta(seconds=timeout_s))
     return True
 
 
-def start_alone(timeout_s: int) -> None:
+def start_alone(device: torch.device, timeout_s: int) -> None:
     """A group of one, for DeepSpeed, which cannot do without."""
     if torch_dist.is_initialized():
         return
     store = torch_dist.HashStore()  # type: ignore[attr-defined]
+    timeout = timedelta(seconds=timeout_s)
     torch_dist.init_process_group(
-        "gloo", store=store, rank=0, world_size=1, timeout=timedelta(seconds=timeout_s)
+        backend_of(device), store=store, rank=0, world_size=1, timeout=timeout
     )
+
+
+def backend_of(device: torch.device) -> str:
+    return "nccl" if device.type == "cuda" else "gloo"
 
 
 def stop() -> None:
@@ -95,14 +99,26 @@ def all_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
+class Largest:
+    """The largest of the ranks' numbers; it is found while they go on, until it is asked for."""
+
+    def __init__(self, value: int) -> None:
+        self._value, self._work = torch.tensor(value), None
+        if world() > 1:
+            self._value = self._value.to("cuda" if backend() == "nccl" else "cpu")
+            self._work = torch_dist.all_reduce(
+                self._value, op=torch_dist.ReduceOp.MAX, async_op=True
+            )
+
+    def result(self) -> int:
+        if self._work is not None:
+            self._work.wait()
+        return int(self._value)
+
+
 def all_max(value: int) -> int:
     """The largest of the ranks' numbers; one small call, cheap enough for every step."""
-    if world() == 1:
-        return value
-    device = "cuda" if backend() == "nccl" else "cpu"
-    largest = torch.tensor(value, device=device)
-    torch_dist.all_reduce(largest, op=torch_dist.ReduceOp.MAX)
-    return int(largest)
+    return value if world() == 1 else Largest(value).result()
 
 
 def all_gather(value: Any) -> list[Any]:

@@ -99,6 +99,7 @@ class Saver:
     failed_in_a_row: int = 0
     _copy: writing.HostCopy = field(default_factory=writing.HostCopy)
     _flight: Flight | None = None
+    _exchange: dist.Largest | None = None
     _known: set[str] = field(default_factory=set)
     _last_problem: str | None = None
     _tidying: Job | None = None
@@ -124,7 +125,7 @@ class Saver:
         """Of this rank alone: nothing writes any more. What is unfinished stays uncommitted."""
         if self._flight and self._flight.job:
             self._flight.job.end()
-        self._flight = None
+        self._flight = self._exchange = None
         self._tidied()
 
     def verified(self, sha256: str | None) -> None:
@@ -164,14 +165,19 @@ class Saver:
         return part, problems
 
     def poll(self) -> None:
-        """At every step boundary: what has become of the save under way."""
+        """At every step boundary: what has become of the save under way.
+
+        The ranks tell each other beside the step that follows, and read it at the next boundary.
+        """
         if self._flight is None:
             return
         began = time.monotonic()
-        status = self._flight.status()
-        if dist.all_max(_URGENCY[status[0]]) != _URGENCY[RUNNING]:
-            self._advance(dist.all_gather(status))
+        most_urgent = self._exchange.result() if self._exchange else _URGENCY[RUNNING]
+        self._exchange = None
+        if most_urgent != _URGENCY[RUNNING]:
+            self._advance(self._flight, most_urgent == _URGENCY[FAILED])
         if self._flight:
+            self._exchange = dist.Largest(_URGENCY[self._flight.status()[0]])
             self._flight.stalled += time.monotonic() - began
 
     def finish(self) -> None:
@@ -189,19 +195,19 @@ class Saver:
         if self._last_problem:
             raise RunError(f"{self._last_problem}; {_WAY_OUT}")
 
-    def _advance(self, statuses: list[Status]) -> None:
-        flight = self._flight
-        assert flight is not None
-        failed = [f"rank {r}: {why}" for r, (kind, why) in enumerate(statuses) if kind == FAILED]
+    def _advance(self, flight: Flight, failed: bool) -> None:
+        """Some rank failed, or all are done: with writing, or with waiting for the commit."""
         if failed:
-            self._abandon(failed)
-        elif all(kind == DONE for kind, _ in statuses):
-            faults.reach("noticed", flight.step)
-            if flight.files is None:
-                flight.files = {file: row for _, rows in statuses for file, row in rows.items()}
-                flight.job = Job(lambda stop: self._commit(flight)) if dist.is_main() else None
-            else:
-                self._committed(flight)
+            statuses = enumerate(dist.all_gather(flight.status()))
+            self._abandon([f"rank {r}: {why}" for r, (kind, why) in statuses if kind == FAILED])
+            return
+        faults.reach("noticed", flight.step)
+        if flight.files is None:
+            written = dist.all_gather(flight.status()[1])
+            flight.files = {file: row for rows in written for file, row in rows.items()}
+            flight.job = Job(lambda stop: self._commit(flight)) if dist.is_main() else None
+        else:
+            self._committed(flight)
 
     def _commit(self, flight: Flight) -> None:
         """On the first rank's thread."""

@@ -74,8 +74,9 @@ class Image:
 
     @torch.no_grad()
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        for key, view in self._views.items():
-            view.copy_(tensors[key].reshape(-1), non_blocking=True)
+        if self._views:
+            flat = [tensors[key].reshape(-1) for key in self._views]
+            torch._foreach_copy_(list(self._views.values()), flat, non_blocking=True)
 
     def chunks(self) -> Iterator[memoryview]:
         yield memoryview(self.header)

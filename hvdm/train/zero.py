@@ -35,11 +35,9 @@ def prepare(device: torch.device, timeout_s: int, say: Callable[[str], None]) ->
     os.environ.setdefault("LOCAL_RANK", "0")
     deepspeed = _import()
     if not dist.is_started():
-        dist.start_alone(timeout_s)
+        dist.start_alone(device, timeout_s)
     with _building(device, say):
-        deepspeed.init_distributed(
-            dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False
-        )
+        deepspeed.init_distributed(dist_backend=dist.backend_of(device), verbose=False)
 
 
 def preload() -> None:

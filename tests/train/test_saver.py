@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from hvdm import build, run
+from hvdm import build, dist, run
 from hvdm.config import CheckpointConfig, RunConfig, Samples
 from hvdm.errors import RunError, UserError
 from hvdm.report import Reporter, read_lines
@@ -94,13 +94,44 @@ def test_training_goes_on_while_files_are_written(config: RunConfig, gate: threa
     for engine in bench.engines.values():
         for p in engine.module.parameters():
             p.data.add_(1.0)
-    bench.saver.poll()
+    for _ in range(3):
+        bench.saver.poll()
     assert steps(bench.run) == []
     gate.set()
     bench.saver.finish()
     assert steps(bench.run) == [1]
     files = {p.name: p.read_bytes() for p in (bench.run / "checkpoints").glob("step-*/*.saf*")}
     assert files == {name: b"".join(i.chunks()) for name, i in before.images.items()}
+
+
+def polled_until_saved(config: RunConfig) -> int:
+    """On each rank: how many step boundaries pass; the last rank's files wait for the fifth."""
+    bench, may_write = Bench(config), threading.Event()
+    honest = writing.write_files
+
+    def slow(*given: Any) -> Any:
+        may_write.wait(60)
+        return honest(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "write_files", slow)
+        if dist.rank() < dist.world() - 1:
+            may_write.set()
+        bench.saver.begin(1, {})
+        polls = 0
+        while bench.saver._flight:
+            dist.barrier()
+            bench.saver.poll()
+            polls += 1
+            if polls == 5:
+                may_write.set()
+    return polls
+
+
+def test_all_ranks_see_a_slow_one_alike(config: RunConfig, two_ranks: Ranks) -> None:
+    first, second = two_ranks.run(polled_until_saved, config)
+    assert first == second > 5
+    assert steps(Path(config.run)) == [1]
 
 
 def test_a_second_save_waits_for_the_first(config: RunConfig, gate: threading.Event) -> None:
