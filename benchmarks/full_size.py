@@ -8,26 +8,26 @@ It needs minutes and up to 24 GiB. The result goes into benchmarks/results/full_
 import json
 import math
 import os
-import platform
 import resource
 import sys
 import time
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks import experiment
 from hvdm import build
 from hvdm.config import RunConfig
 from hvdm.recipe import Batch, Context, Recipe
-from hvdm.run import commit, versions
-from launcher import arguments, compose
+from launcher import arguments, compose, models
 
-RESULTS = Path(__file__).parent / "results" / "full_size.jsonl"
+RESULTS = experiment.RESULTS / "full_size.jsonl"
 ON_A_CPU = (
     "engine=local",
+    "engine.zero=0",
     "cluster=inline",
+    "cluster.workers=1",
+    "cluster.gpus_per_worker=0",
     "model.activation_checkpointing=true",
     "data.path=unused",
 )
@@ -37,10 +37,11 @@ def main(typed: list[str]) -> None:
     given = arguments.parse(typed)
     name = given.need("config", "hvdm_ucf101_256/autoencoder")
     torch.set_num_threads(os.cpu_count() or 1)
-    config = compose.run_config(name, [*ON_A_CPU, *given.rest()])
-    row = {"config": name, **measured(config, build.build_recipe(config, first_stage(config)))}
-    row |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit()}
-    row |= {"machine": machine(), "versions": versions()}
+    settings = [*ON_A_CPU, *given.rest()]
+    config = compose.run_config(name, settings)
+    recipe = build.build_recipe(config, first_stage(config))
+    row = {"config": name, "settings": settings, **measured(config, recipe)}
+    row |= experiment.about(f"config={name}")
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("a") as lines:
         lines.write(json.dumps(row) + "\n")
@@ -65,7 +66,7 @@ def measured(config: RunConfig, recipe: Recipe) -> dict[str, Any]:
     engine = engines[phase.net]
     began = time.monotonic()
     with engine.autocast():
-        loss, _ = phase.loss(row_of_noise(config), Context(config.seed, (0,), "phase0"))
+        loss, _ = phase.loss(clip_of_noise(config), Context(config.seed, (0,), "phase0"))
     engine.backward(loss.mean(), last=True)
     norm = engine.grad_norm()
     engine.step(config.optimizer.lr)
@@ -79,15 +80,10 @@ def measured(config: RunConfig, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def row_of_noise(config: RunConfig) -> Batch:
-    data = config.data
-    shape = (1, data.frames + data.before, data.height, data.width, 3)
-    video = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
-    return Batch({"video": video.to(torch.uint8)}, ("noise",), (0,), torch.ones(1))
-
-
-def machine() -> str:
-    return f"{platform.machine()}, {os.cpu_count()} cores, no GPU"
+def clip_of_noise(config: RunConfig) -> Batch:
+    clip = models.blank(config, 1)
+    clip["video"].random_(0, 256, generator=torch.Generator().manual_seed(0))
+    return clip
 
 
 if __name__ == "__main__":

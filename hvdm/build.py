@@ -57,18 +57,31 @@ def build_recipe(config: RunConfig, first_stage: Recipe | None = None) -> Recipe
     return recipe
 
 
-def from_data(config: RunConfig, loader: Loader) -> Mapping[str, Any]:
-    """What the recipe has to know of its data set, such as how strongly its clips move.
+def with_data(config: RunConfig, loader: Loader) -> RunConfig:
+    """With what the recipe has to know of its data set, such as how strongly its clips move.
 
-    It goes into the run's config, so that sampling needs no data set.
+    It goes into the run's config, so that sampling needs no data set, and a run that goes on with
+    the same data does not look again.
     """
     module = recipe_module(config.recipe)
     find = getattr(module, "from_data", None)
     if find is None:
-        return {}
+        return config
+    same = {k: v for k, v in identity(config, loader).items() if k not in ("optimizer", "ema")}
+    of, then = configs.digest(same), _config_before(Path(config.run))
+    if then is not None and then.from_data_of == of:
+        return replace(config, from_data=then.from_data, from_data_of=of)
     model = configs.parse(module.Config, config.model, "model")
     found: Mapping[str, Any] = find(model, clip_of(config), loader.rows)
-    return found
+    return replace(config, from_data=found, from_data_of=of)
+
+
+def _config_before(run: Path) -> RunConfig | None:
+    """Of the run in this folder, where there is one that can be read."""
+    try:
+        return read_config(run)
+    except (UserError, TypeError, yaml.YAMLError):
+        return None
 
 
 def check_recipe(config: RunConfig, recipe: Recipe) -> None:

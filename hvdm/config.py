@@ -131,6 +131,7 @@ class RunConfig:
     first_stage_config: str | None = None
     init: str | None = None
     from_data: Mapping[str, Any] = field(default_factory=dict)
+    from_data_of: str | None = None
     resume: Resume = Resume("auto")
     may_change: tuple[str, ...] = ()
     skips_allowed: int = 10

@@ -75,8 +75,7 @@ def train(
         build.build_loader(config, config.data.train, config.data.before) as loader,
     ):
         resuming.from_main(lambda: places.point(run, config.checkpoint.path))
-        found = resuming.from_main(lambda: build.from_data(config, loader))
-        config = replace(config, from_data=found)
+        config = resuming.from_main(lambda: build.with_data(config, loader))
         session = _session(config, device, report)
         return _train(session, loader, run, say, sources)
 
@@ -347,11 +346,12 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def commit() -> str | None:
-    """The commit of the code, where it runs from a checkout."""
+    """The commit of the code, where it runs from a checkout; `-dirty` where files have changed."""
     here = Path(__file__).resolve().parent
+    words = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         asked = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=5
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

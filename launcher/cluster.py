@@ -175,13 +175,11 @@ def _as_they_come(
 
 
 def over_processes(workers: int) -> Executor:
-    """Fresh processes on this machine, without Ray."""
+    """Fresh processes on this machine, without Ray; they stay for the next call."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
 
-    def run_all(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        from concurrent.futures import ProcessPoolExecutor
-        from multiprocessing import get_context
-
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            return list(pool.map(function, items))
-
-    return in_process if workers == 1 else run_all
+    if workers == 1:
+        return in_process
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    return lambda function, items: list(pool.map(function, items))

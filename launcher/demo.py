@@ -24,7 +24,7 @@ CLIPS = ("train=512", "test=64", "workers=2")
 SAMPLES = 16
 MAY_CHANGE = (
     "cluster", "engine", "log", "checkpoint", "first_stage_config", "resume", "may_change",
-    "from_data",
+    "from_data", "from_data_of",
 )  # fmt: skip
 
 

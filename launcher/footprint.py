@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hvdm import build
 from hvdm.config import RunConfig
-from hvdm.recipe import Batch, Context, Recipe
+from hvdm.recipe import Context, Recipe
 from hvdm.train import optim
 from launcher import models
 
@@ -135,7 +135,7 @@ def _run(config: RunConfig, recipe: Recipe, rows: int) -> tuple[int, int]:
         context = Context(config.seed, tuple(range(rows)), f"phase{index}", "cpu")
         live = _Live()
         with FlopCounterMode(display=False) as counter, live, _autocast(config):
-            losses, _ = phase.loss(_batch(config, rows), context)
+            losses, _ = phase.loss(models.blank(config, rows), context)
             losses.sum().backward()
         peak, operations = max(peak, live.peak), operations + counter.get_total_flops()
     return peak, operations
@@ -145,13 +145,6 @@ def _autocast(config: RunConfig) -> AbstractContextManager[Any]:
     if config.engine.precision != "bf16":
         return nullcontext()
     return torch.autocast("cpu", dtype=torch.bfloat16)
-
-
-def _batch(config: RunConfig, rows: int) -> Batch:
-    data = config.data
-    video = torch.zeros(rows, data.frames, data.height, data.width, 3, dtype=torch.uint8)
-    keys = tuple(f"clip {i}" for i in range(rows))
-    return Batch({"video": video}, keys, tuple(range(rows)), torch.ones(rows))
 
 
 class _Live(TorchDispatchMode):

@@ -93,8 +93,10 @@ def multiply_adds(recipe: Recipe, config: RunConfig) -> dict[str, int]:
         context = Context(config.seed, (0,), f"phase{index}", "meta")
         tally = _Tally()
         try:
+            with torch.device("meta"):
+                batch = blank(config, 1)
             with torch.no_grad(), tally.counter, _hooked(net, tally):
-                phase.loss(_meta_batch(config), context)
+                phase.loss(batch, context)
         except (KeyError, NotImplementedError, RuntimeError):
             continue
         if tally.first:
@@ -134,11 +136,13 @@ def _hooked(net: nn.Module, tally: _Tally) -> Iterator[None]:
             handle.remove()
 
 
-def _meta_batch(config: RunConfig) -> Batch:
+def blank(config: RunConfig, rows: int) -> Batch:
+    """Black clips as a run's loader would give them, on the current default device."""
     data = config.data
-    shape = (1, data.before + data.frames, data.height, data.width, 3)
-    video = torch.empty(shape, dtype=torch.uint8, device="meta")
-    return Batch({"video": video}, ("clip",), (0,), torch.ones(1, device="meta"))
+    shape = (rows, data.before + data.frames, data.height, data.width, 3)
+    keys = tuple(f"clip {i}" for i in range(rows))
+    video = torch.zeros(shape, dtype=torch.uint8)
+    return Batch({"video": video}, keys, tuple(range(rows)), torch.ones(rows))
 
 
 # For people
