@@ -44,9 +44,6 @@ sys.exit(max(child.wait() for child in running))
 @pytest.fixture(scope="module")
 def bare_hosts() -> Iterator[hosts.Cluster]:
     """Two, without Ray: the script starts it."""
-    missing = hosts.why_not()
-    if missing:
-        pytest.skip(missing)
     with hosts.cluster(2, cpus=1, ray=False) as made:
         yield made
 
@@ -110,9 +107,6 @@ def test_a_submitted_run_survives_a_node_and_is_like_any_other(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two nodes of one core each; the second one is killed in step 5, and one worker goes on."""
-    missing = hosts.why_not()
-    if missing:
-        pytest.skip(missing)
     with hosts.cluster(2, cpus=1, dashboard=True) as made:
         held = Held(tmp_path, shapes, *made.where("1..2"))
         held.environment = made.environment()

@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 
+from data_tools.synthetic import make
 from hvdm.report import read_lines
 from hvdm.train.ledger import ledger
-from tests.cluster.hosts import RAY, Clock, Cluster, Host
+from launcher.cli import main
+from tests.cluster.hosts import RAY, Clock, Cluster, Host, cluster
 from tests.launcher.test_losses import straight
 from tests.paced.holding import Held, hashes, hvdm, until
 from tests.ranks import Ranks
 
-LIMIT_S = 20
+LIMIT_S, CLIPS = 20, 1200
 START_S = 90.0
 """A start of the group on a busy machine."""
 
@@ -179,3 +181,46 @@ def test_random_kills_of_workers_and_nodes(
     found = ledger(read_lines(held.run / "events.jsonl"), read_lines(held.run / "metrics.jsonl"))
     assert found is not None and len(found["recoveries"]) == kills
     assert abs(sum(found["shares"].values()) - 1) < 0.01, found
+
+
+def test_an_evaluation_beside_it_goes_on(
+    shapes: Path, tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers on two of three hosts and one evaluating; a host of the training is killed."""
+    for name, seed in (("real", 1), ("made", 2)):
+        make(tmp_path / name, seed=seed, train=0, test=CLIPS, frames=16, height=32, width=32)
+    sides = [f"real={tmp_path}/real/test", f"generated={tmp_path}/made/test"]
+    asked = ["evaluate", *sides, "protocol=fvd/videogpt@1", "detector=untrained", "--json"]
+    with cluster(3, cpus=2) as three:
+        held = Held(tmp_path, shapes, *three.where(2, cpus=1.5, limit_s=LIMIT_S))
+        held.environment = {**three.environment(), "HVDM_CACHE": str(tmp_path / "cache")}
+        held.hold(5)
+        training = held.start(three.head.inside)
+        held.reached(5, training)
+        where = three.where(1, cpus=0.5, limit_s=LIMIT_S)
+        evaluation = held.start(three.head.inside, [*asked, f"out={tmp_path}/there", *where])
+        until(lambda: measured(tmp_path) > 1, evaluation)
+        without(training, three).kill()
+        held.release(5)
+        held.happened("lost", 1, training)
+        assert evaluation.poll() is None, "it was over before the host was lost"
+        told, errors = evaluation.communicate(timeout=240)
+        assert evaluation.returncode == 0, errors
+        _, errors = training.communicate(timeout=START_S * 2)
+        assert training.returncode == 0, errors
+    assert hashes(held.run)[12] == undisturbed
+    monkeypatch.setenv("HVDM_CACHE", str(tmp_path / "another"))
+    assert main([*asked, f"out={tmp_path}/here"]) == 0
+    here, there = (result(tmp_path / name) for name in ("here", "there"))
+    same = ("values", "standard_error", "controls", "counts")
+    assert [here[key] for key in same] == [there[key] for key in same]
+
+
+def measured(folder: Path) -> int:
+    return len(list((folder / "cache/features").rglob("block-*.npz")))
+
+
+def result(folder: Path) -> dict[str, Any]:
+    (path,) = folder.glob("*.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import yaml
 from PIL import Image
 
 import hvdm
+from data_tools.synthetic import make
 from eval import media
 from hvdm import build
 from hvdm import config as configs
 from hvdm.data.decode import decode_all, decode_image
+from hvdm.recipes.hvdm import diffusion
 from hvdm.train import checkpoint
 from launcher import picture
 from launcher.cli import main
@@ -299,7 +302,7 @@ def test_wrong_keys_and_values_are_one_line(run, tmp_path, capsys, typed, said):
 # From training to sampling
 
 
-def test_a_run_keeps_what_sampling_needs_of_its_data(run, shapes, tmp_path, capsys):
+def test_a_run_keeps_what_sampling_needs_of_its_data(run, shapes, tmp_path, monkeypatch):
     trained = tmp_path / "trained"
     typed = [
         "train", "config=tiny/hvdm_conditions", f"run={trained}", f"data.path={shapes}",
@@ -311,8 +314,16 @@ def test_a_run_keeps_what_sampling_needs_of_its_data(run, shapes, tmp_path, caps
     found = build.read_config(trained).from_data
     levels = found["motion_levels"]
     assert found["past"] and levels == sorted(levels) and 0 <= levels[0] < levels[-1] <= 1
+    monkeypatch.setattr(diffusion, "from_data", lambda *_: pytest.fail("it looked again"))
     assert main([*typed, "steps=2"]) == 0
     assert build.read_config(trained).from_data == found
+    monkeypatch.setattr(diffusion, "from_data", lambda *_: {**found, "past": 0.5})
+    make(tmp_path / "other", seed=9, train=8, test=2, per_shard=8, frames=8, height=16, width=16)
+    new = tmp_path / "new"
+    new.mkdir()
+    shutil.copy(trained / "config.yaml", new)
+    assert main([*typed, f"data.path={tmp_path}/other", f"run={new}", "steps=1"]) == 0
+    assert build.read_config(new).from_data["past"] == 0.5
     recipe = build.open_run(trained).recipe
     assert recipe.motion_levels == tuple(levels)
     sample(trained, tmp_path / "out", "what=dynamics", "motion=fast", "count=1", "write=gif")

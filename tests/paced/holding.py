@@ -60,9 +60,12 @@ class Held:
     def reached(self, step: int, process: "subprocess.Popen[str] | None" = None) -> None:
         until((self.holds / f"{step}.reached").exists, process)
 
-    def start(self, command: Sequence[str] = (), **more: Any) -> "subprocess.Popen[str]":
+    def start(
+        self, command: Sequence[str] = (), typed: Sequence[str] = (), **more: Any
+    ) -> "subprocess.Popen[str]":
+        """The run, or what else is typed, behind a command such as one that enters a host."""
         return subprocess.Popen(
-            [*command, *hvdm(*self.typed)],
+            [*command, *hvdm(*(typed or self.typed))],
             cwd=ROOT,
             env=self.environment,
             stdout=subprocess.PIPE,
