@@ -36,7 +36,7 @@ def main() -> None:
         for part in (autoencoder, seam, image, motion, motion_of_pictures, long):
             if part.__name__ not in found:
                 found[part.__name__] = part(opened, rows)
-                experiment.write("conditions", {**found, **experiment.about()})
+                experiment.write("conditions", {**found, **experiment.about("DIR RUN")})
             print(part.__name__, found[part.__name__], flush=True)
 
 

@@ -2,8 +2,8 @@
 
 import json
 import os
-import platform
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import experiment
 from data_tools.synthetic import make
 from eval.blocks import Payload
 from eval.evaluate import Request, evaluate
@@ -21,7 +22,6 @@ from eval.jackknife import estimate
 from eval.statistics import fold, frechet_distance, moments
 from eval.store import Store
 from hvdm.config import ClusterConfig
-from hvdm.run import commit, versions
 from launcher import cluster
 
 CLIPS, FRAMES, SIDE = 256, 16, 64
@@ -29,13 +29,7 @@ ROUNDS = 3
 
 
 def main() -> None:
-    found: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.platform()}",
-        "load": os.getloadavg()[0],
-        "commit": commit(),
-        "date": time.strftime("%Y-%m-%d %H:%M"),
-        "versions": versions(),
-    }
+    found = experiment.about("--write")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HVDM_CACHE"] = str(Path(folder) / "cache")
         found["workers"] = workers(Path(folder))
@@ -43,9 +37,7 @@ def main() -> None:
     found["frechet"] = [distance(400), distance(2048)]
     print(json.dumps(found, indent=1))
     if "--write" in sys.argv:
-        path = Path(__file__).with_name("results") / "evaluation.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        experiment.write("evaluation", found)
 
 
 def workers(folder: Path) -> dict[str, Any]:
@@ -62,10 +54,10 @@ def workers(folder: Path) -> dict[str, Any]:
     for count in (3, 8):
         result, _ = evaluated(folder, timed(count))
         assert same(result, here), f"{count} workers gave other numbers"
-    best = {count: max(seen) for count, seen in speeds.items()}
+    median = {count: statistics.median(seen) for count, seen in speeds.items()}
     return {
         "clips_per_s": speeds,
-        "two_against_one": best[2] / best[1],
+        "two_against_one": median[2] / median[1],
         "equal_json_with": [0, 1, 2, 3, 8],
     }
 

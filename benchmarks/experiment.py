@@ -16,6 +16,7 @@ from hvdm import build, run
 from hvdm.config import RunConfig
 from hvdm.run import commit, versions
 from launcher import compose
+from launcher.train import STOPPED_BY_SIGNAL
 
 RESULTS = Path(__file__).with_name("results")
 torch.set_num_threads(1)
@@ -41,7 +42,7 @@ def trained(config: str, where: Path, overrides: Sequence[str]) -> RunConfig:
     """A run, from its newest checkpoint if it was begun already."""
     wanted = compose.run_config(config, [*INLINE, f"run={where}", *overrides])
     if not run.train(wanted, sinks=[]).finished:
-        sys.exit(run.STOPPED_BY_SIGNAL)
+        sys.exit(STOPPED_BY_SIGNAL)
     return build.read_config(where)
 
 
@@ -51,13 +52,15 @@ def held_out(config: RunConfig) -> torch.Tensor:
         return loader.sequential(range(len(loader))).fields["video"]
 
 
-def about() -> dict[str, Any]:
+def about(arguments: str) -> dict[str, Any]:
+    """Where and how figures were measured; `arguments` as the command's own help has them."""
     return {
-        "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} DIR",
+        "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} {arguments}".rstrip(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, CPU only",
+        "load": os.getloadavg()[0],
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
-        "versions": {name: versions()[name] for name in ("python", "torch")},
+        "versions": versions(),
     }
 
 

@@ -7,8 +7,6 @@ over all steps of all rounds.
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import experiment
 from data_tools.synthetic import make
 from hvdm import build, run
 from hvdm.config import RunConfig
@@ -24,7 +23,6 @@ from hvdm.report import read_lines
 from launcher import compose
 
 ROOT = Path(__file__).parents[1]
-RESULT = Path(__file__).parent / "results" / "overhead.json"
 BATCH = 4
 
 
@@ -72,6 +70,7 @@ def main() -> None:
     asked = parser.parse_args()
     sys.path.append(str(ROOT / "tests/sixth"))
     torch.set_num_threads(1)
+    about = experiment.about("--write")
     took: dict[str, list[float]] = {"bare": [], "hvdm": []}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -84,15 +83,11 @@ def main() -> None:
     report = {
         "step_s": {name: round(value, 4) for name, value in medians.items()},
         "added": round(medians["hvdm"] / medians["bare"] - 1, 4),
-        "machine": {"cores": os.cpu_count(), "platform": platform.platform()},
-        "load": os.getloadavg(),
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": run.commit(),
+        **about,
     }
     print(json.dumps(report, indent=1))
     if asked.write:
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(report, indent=1) + "\n")
+        experiment.write("overhead", report)
 
 
 if __name__ == "__main__":

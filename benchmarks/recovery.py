@@ -9,8 +9,6 @@ bytecode; `defaults, cached` the same with bytecode.
 import argparse
 import contextlib
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -19,9 +17,9 @@ from typing import Any
 
 import psutil
 
+from benchmarks import experiment
 from data_tools.synthetic import make
 from hvdm.report import read_lines
-from hvdm.run import commit, versions
 from tests.paced.holding import Held, until, workers
 
 RAY_INTERVALS = {
@@ -36,7 +34,6 @@ WAYS: dict[str, tuple[dict[str, str], list[str]]] = {
     "hvdm": ({}, []),
     "hvdm, spares": ({}, ["cluster.spares=true"]),
 }
-RESULT = Path(__file__).parent / "results" / "recovery.json"
 
 
 def measure(folder: Path, data: Path, way: str, losses: int) -> dict[str, Any]:
@@ -118,6 +115,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--write", action="store_true")
     asked = parser.parse_args()
+    about = experiment.about("--write")
     with tempfile.TemporaryDirectory() as place:
         data = Path(place) / "shapes"
         make(data, seed=3, train=40, test=8, per_shard=8, frames=8, height=16, width=16, fps=8)
@@ -126,18 +124,13 @@ def main() -> None:
             found[way] = measure(Path(place) / way.replace(", ", "-"), data, way, asked.losses)
             print(f"{way}: {json.dumps(found[way])}", flush=True)
     report = {
-        "machine": {"cores": os.cpu_count(), "platform": platform.platform()},
-        "load": os.getloadavg(),
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": commit(),
-        "versions": versions(),
+        **about,
         "losses": asked.losses,
         "ways": found,
     }
     print(json.dumps(report, indent=1))
     if asked.write:
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(report, indent=1) + "\n")
+        experiment.write("recovery", report)
 
 
 if __name__ == "__main__":
