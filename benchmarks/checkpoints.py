@@ -88,7 +88,10 @@ def _save(saver: Saver, step: int) -> None:
 
 
 def _beside(saver: Saver, step: int) -> float:
-    """Seconds for which training stood still; it computes meanwhile, in steps that end together."""
+    """Seconds for which training stood still; meanwhile it computes in steps, as the loop does:
+
+    forward and backward passes, what has to be over before the weights move, and the boundary.
+    """
     stalled, began = 0.0, time.perf_counter()
     saver.begin(step, {})
     stalled += time.perf_counter() - began
@@ -98,6 +101,7 @@ def _beside(saver: Saver, step: int) -> float:
             a = torch.tanh(a @ a / 512)
         dist.barrier()
         began = time.perf_counter()
+        saver.before_update()
         saver.poll()
         stalled += time.perf_counter() - began
     return stalled

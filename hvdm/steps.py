@@ -44,7 +44,7 @@ class Steps:
         with stopping.listening(), marked(folder) as mark:
             for done, batches in enumerate(self.account.during("data", rows), start=first + 1):
                 with self.account.on("compute"):
-                    means = train_step(self.session, done - 1, batches)
+                    means = train_step(self.session, done - 1, batches, self._before_update)
                 mark(done)
                 if done == first + 1:
                     self.after_first(done)
@@ -52,6 +52,10 @@ class Steps:
                 if reason and done < self._total:
                     return done, reason
         return self._total, ""
+
+    def _before_update(self) -> None:
+        with self.account.on("checkpoint"):
+            self.saver.before_update()
 
     def _between(self, done: int, means: Mapping[str, float]) -> str:
         """Two steps."""

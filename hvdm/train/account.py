@@ -25,16 +25,20 @@ class Account:
     def __init__(self, clock: Clock = time.monotonic, now: Clock = time.time) -> None:
         self._clock, self._began = clock, now()
         self._first = self._settled = clock()
+        self._inner = 0.0
         self._own = dict.fromkeys(("compute", *WAITS), 0.0)
         self._spent = dict.fromkeys(("compute", *WAITS, "idle"), 0.0)
 
     @contextmanager
     def on(self, column: str) -> Iterator[None]:
-        began = self._clock()
+        """What is spent on another column in between belongs to that one alone."""
+        began, of_outer, self._inner = self._clock(), self._inner, 0.0
         try:
             yield
         finally:
-            self._own[column] += self._clock() - began
+            took = self._clock() - began
+            self._own[column] += took - self._inner
+            self._inner = of_outer + took
 
     def during(self, column: str, items: Iterable[T]) -> Iterator[T]:
         """The items; the time until each of them comes belongs to the column."""

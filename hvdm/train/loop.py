@@ -1,7 +1,7 @@
 """The one training loop. It knows phases and engines, and no family."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -39,19 +39,26 @@ def only_trains(nets: nn.ModuleDict, net: str) -> Iterator[None]:
     yield
 
 
-def train_step(session: Session, step: int, rows: list[Batch]) -> dict[str, float]:
+def train_step(
+    session: Session, step: int, rows: list[Batch], before_update: Callable[[], None]
+) -> dict[str, float]:
     """One global batch through every phase that is due; gives the means over the batch."""
     means: dict[str, float] = {}
     rows = [batch.to(session.device, torch.get_default_dtype()) for batch in rows]
     for index, phase in enumerate(session.recipe.phases):
         if phase.when(step):
-            means |= _run_phase(session, index, phase, step, rows)
+            means |= _run_phase(session, index, phase, step, rows, before_update)
     _stop_if_hopeless(session, step)
     return means
 
 
 def _run_phase(
-    session: Session, index: int, phase: Phase, step: int, rows: list[Batch]
+    session: Session,
+    index: int,
+    phase: Phase,
+    step: int,
+    rows: list[Batch],
+    before_update: Callable[[], None],
 ) -> dict[str, float]:
     engine = session.engines[phase.net]
     tally = Tally()
@@ -70,6 +77,7 @@ def _run_phase(
     if bad or not math.isfinite(norm):
         _skip(session, phase, step, norm, tally if bad else None)
     else:
+        before_update()
         _move(session, phase, step)
     return {f"{phase.net}/{name}": value for name, value in {**means, "grad_norm": norm}.items()}
 

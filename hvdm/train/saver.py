@@ -1,7 +1,8 @@
 """Saving while training goes on: it waits for the copy to host memory, and for nothing else.
 
-A thread of each rank writes the files; every collective call is made by the training thread, at
-step boundaries, so that all ranks see the same and decide alike. First all write; when all are
+A thread of each rank copies the state while the next step computes, which waits for it before it
+moves the weights; then it writes the files. Every collective call is made by the training thread,
+at step boundaries, so that all ranks see the same and decide alike. First all write; when all are
 done, the first rank's thread commits; when that is done, the save is over. An error anywhere at
 any time abandons the save on all ranks.
 """
@@ -79,6 +80,7 @@ class Flight:
     began: float
     remark: Mapping[str, Any]
     stalled: float = 0.0
+    copied: threading.Event = field(default_factory=threading.Event)
     job: Job | None = None
     files: dict[str, Any] | None = None
     """Of all ranks, once all have written."""
@@ -89,7 +91,7 @@ class Flight:
 
 @dataclass
 class Saver:
-    """All methods but `close` are for all ranks together, between two steps."""
+    """All methods but `close` and `before_update` are for all ranks together, between two steps."""
 
     run: Path
     engines: Mapping[str, Engine]
@@ -136,7 +138,7 @@ class Saver:
     def begin(
         self, step: int, extra: Mapping[str, Any], remark: Mapping[str, Any] | None = None
     ) -> None:
-        """Copies the state of this step, and leaves the writing to a thread.
+        """Leaves the state of this step to a thread, which copies and writes it.
 
         The remark goes into the event that tells of it.
         """
@@ -148,16 +150,30 @@ class Saver:
         flight = self._flight = Flight(step, part, head, began, remark or {})
         if not problems:
             faults.reach("begun", step)
-            _, problems = _together(lambda: self._copy.take(self.engines, self.averages))
+            _, problems = _together(lambda: self._copy.begin(self.engines, self.averages))
         if problems:
             self._abandon(problems)
             return
-        faults.reach("copied", step)
-        images = self._copy.images
-        flight.job = Job(lambda stop: writing.write_files(self._place, part, images, step, stop))
+        flight.job = Job(lambda stop: self._write(flight, stop))
         flight.stalled = time.monotonic() - began
         if not self.config.asynchronous:
             self.finish()
+
+    def _write(self, flight: Flight, stop: threading.Event) -> dict[str, Any]:
+        """On every rank's thread."""
+        try:
+            self._copy.finish()
+        finally:
+            flight.copied.set()
+        faults.reach("copied", flight.step)
+        return writing.write_files(self._place, flight.part, self._copy.images, flight.step, stop)
+
+    def before_update(self) -> None:
+        """Of this rank alone, before weights or averages move: what is saved has been copied."""
+        if self._flight and not self._flight.copied.is_set():
+            began = time.monotonic()
+            self._flight.copied.wait()
+            self._flight.stalled += time.monotonic() - began
 
     def _begun(self, step: int) -> tuple[str, list[str]]:
         name = writing.name_of(step)

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,25 +87,55 @@ class Image:
 
 
 class HostCopy:
-    """The files of this rank. The buffers stay between saves: new pages are what costs time."""
+    """The files of this rank, filled in two parts: the second may run beside the next step.
+
+    Weights, moments and averages move in an update only, module buffers in any forward pass. The
+    memory stays between saves: new pages are what costs time.
+    """
 
     def __init__(self) -> None:
         self.images: dict[str, Image] = {}
+        self._to_fill: list[tuple[Image, dict[str, Tensor]]] = []
+        self._computed: torch.cuda.Event | None = None
 
     @property
     def bytes(self) -> int:
         return sum(image.data.numel() for image in self.images.values())
 
-    def take(self, engines: Mapping[str, Engine], averages: Mapping[str, Ema]) -> None:
+    def begin(self, engines: Mapping[str, Engine], averages: Mapping[str, Ema]) -> None:
+        """Between two steps: makes room, and copies the module buffers."""
         on_gpu = any(p.is_cuda for e in engines.values() for p in e.module.parameters())
+        self._computed = torch.cuda.current_stream().record_event() if on_gpu else None
+        self._to_fill = []
         for net, engine in engines.items():
             for group, tensors in _grouped(engine, averages.get(net)).items():
                 file = file_of(net, group, dist.rank())
                 if file not in self.images or not self.images[file].fits(tensors):
                     self.images[file] = Image(tensors, pinned=on_gpu)
-                self.images[file].fill(tensors)
-        if on_gpu:
-            torch.cuda.synchronize()
+                if group == "buffers":
+                    self.images[file].fill(tensors)
+                else:
+                    self._to_fill.append((self.images[file], tensors))
+
+    def finish(self) -> None:
+        """On any thread, and before the next update: copies the rest."""
+        with _stream_after(self._computed):
+            for image, tensors in self._to_fill:
+                image.fill(tensors)
+        self._to_fill = []
+
+
+@contextmanager
+def _stream_after(event: torch.cuda.Event | None) -> Iterator[None]:
+    """On a GPU, copies beside what it computes, once it is past the event; and waits for them."""
+    if event is None:
+        yield
+        return
+    stream = torch.cuda.Stream(event.device)
+    stream.wait_event(event)
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()
 
 
 def _grouped(engine: Engine, ema: Ema | None) -> dict[str, dict[str, Tensor]]:

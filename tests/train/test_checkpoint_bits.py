@@ -1,5 +1,6 @@
 """Broken off and resumed, the real models end on the same bits; what is dropped shows."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,12 @@ import pytest
 import torch
 
 from hvdm import run
-from hvdm.config import RunConfig
+from hvdm.config import CheckpointConfig, RunConfig, Samples
 from hvdm.data.loader import Loader
 from hvdm.recipe import Noise
 from hvdm.train import checkpoint, resuming
+from hvdm.train.saver import Saver
+from hvdm.train.writing import HostCopy
 from tests.ranks import Ranks
 from tests.toys import ADAMW, run_config
 from tests.train.test_engines import engine
@@ -100,3 +103,62 @@ def test_what_is_not_restored_is_found(
         spoil(patch)
         run.train(broken, sinks=())
     assert (last(tmp_path / "straight") == last(tmp_path / "broken")) is (spoil is _nothing)
+
+
+# Copied beside the next step
+
+
+def train_with_late_copies(config: RunConfig, training_waits: bool) -> None:
+    """In a rank process: a save's copy begins when the next update is due, or else after it."""
+    due = threading.Event()
+    copy, wait, finish = HostCopy.finish, Saver.before_update, Saver.finish
+
+    def copy_when_due(self: HostCopy) -> None:
+        assert due.wait(60)
+        copy(self)
+
+    def is_due(method: Callable[[Saver], None]) -> Callable[[Saver], None]:
+        def ends_the_copy(self: Saver) -> None:
+            if self._flight:
+                due.set()
+            method(self)
+            due.clear()
+
+        return ends_the_copy
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HostCopy, "finish", copy_when_due)
+        patch.setattr(Saver, "finish", is_due(finish))
+        patch.setattr(Saver, "before_update", is_due(wait) if training_waits else lambda self: None)
+        run.train(config, sinks=())
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    "precision, stage", [("fp32", s) for s in (None, 0, 1, 2, 3)] + [("bf16", 1)]
+)
+def test_what_is_copied_beside_a_step_is_the_state_before_it(
+    precision: str, stage: int | None, shapes: Path, tmp_path: Path, two_ranks: Ranks
+) -> None:
+    recipe = "tests.sixth.toy_flow" if stage == 3 else "tests.toys"
+    config = run_config(
+        tmp_path / "waited",
+        shapes,
+        recipe,
+        engine=engine(stage, precision),
+        optimizer=ADAMW,
+        steps=4,
+        checkpoint=CheckpointConfig(every=Samples(5), keep=9, asynchronous=False),
+    )
+    beside = replace(config, checkpoint=replace(config.checkpoint, asynchronous=True))
+    late, too_late = (replace(beside, run=str(tmp_path / name)) for name in ("late", "too-late"))
+    two_ranks.run(train, config)
+    two_ranks.run(train_with_late_copies, late, True)
+    two_ranks.run(train_with_late_copies, too_late, False)
+    saved, saved_late, saved_too_late = (
+        {c.step: checkpoint.hashes(c) for c in checkpoint.listed(Path(given.run))}
+        for given in (config, late, too_late)
+    )
+    assert list(saved) == [1, 2, 3, 4]
+    assert saved_late == saved
+    assert all(saved_too_late[step] != saved[step] for step in (1, 2, 3))

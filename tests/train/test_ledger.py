@@ -47,6 +47,19 @@ def test_each_second_of_an_attempt_is_in_one_column() -> None:
     assert account.settle()["compute"] == 7.0 and account.settle()["to"] == 1011.0
 
 
+def test_a_wait_within_a_step_is_not_of_the_step() -> None:
+    hand = Hand()
+    account = hand.account()
+    with account.on("compute"):
+        hand.at += 3.0
+        for seconds in (1.0, 0.5):
+            with account.on("checkpoint"):
+                hand.at += seconds
+        hand.at += 2.0
+    spent = account.settle()
+    assert (spent["compute"], spent["checkpoint"], spent["idle"]) == (5.0, 1.5, 0.0)
+
+
 def slow_second_rank() -> dict[str, float]:
     """Rank 1 waits ten seconds for its rows, and rank 0 for rank 1, in a collective call."""
     hand = Hand()

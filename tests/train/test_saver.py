@@ -89,8 +89,10 @@ def test_training_goes_on_while_files_are_written(config: RunConfig, gate: threa
     """What is saved is the state of that step, though the weights have moved since."""
     bench = Bench(config)
     before = writing.HostCopy()
-    before.take(bench.engines, bench.averages)
+    before.begin(bench.engines, bench.averages)
+    before.finish()
     bench.saver.begin(1, {})
+    bench.saver.before_update()
     for engine in bench.engines.values():
         for p in engine.module.parameters():
             p.data.add_(1.0)
