@@ -71,6 +71,7 @@ class Host:
         self.number, self.subnet, self.folder = number, subnet, folder
         self.name, self.outer = f"{tag}n{number}", f"{tag}v{number}"
         self._first: psutil.Process | None = None
+        self._wire: subprocess.Popen[str] | None = None
 
     @property
     def address(self) -> str:
@@ -104,6 +105,7 @@ class Host:
         self._outer = outer
 
     def make(self, bridge: str) -> None:
+        self._bridge = bridge
         (self.folder / str(self.number)).mkdir()
         _run("ip", "netns", "add", self.name)
         _run("ip", "link", "add", self.outer, "type", "veth", "peer", "e0", "netns", self.name)
@@ -131,6 +133,26 @@ class Host:
         _run("tc", "qdisc", "del", "dev", self.outer, "root")
         _run("ip", "netns", "exec", self.name, "tc", "qdisc", "del", "dev", "e0", "root")
 
+    def delay(self, seconds: float) -> None:
+        """Each way: a bridge of its own for the host, and a wire from there to all others."""
+        own, *ends = (f"{self.outer}{letter}" for letter in "bij")
+        wire = [sys.executable, str(Path(__file__).with_name("wire.py")), str(seconds), *ends]
+        self._wire = subprocess.Popen(wire, stdout=subprocess.PIPE, text=True)
+        assert self._wire.stdout is not None and self._wire.stdout.readline() == "made\n"
+        _run("ip", "link", "add", own, "type", "bridge")
+        _run("ip", "link", "set", own, "up")
+        for end, bridge in zip((*ends, self.outer), (own, self._bridge, own)):
+            _run("ip", "link", "set", end, "master", bridge, "up")
+
+    def prompt(self) -> None:
+        """No delay any more."""
+        if self._wire is not None:
+            _run("ip", "link", "set", self.outer, "master", self._bridge)
+            _run("ip", "link", "del", f"{self.outer}b")
+            self._wire.kill()
+            self._wire.communicate()
+            self._wire = None
+
     def pids(self) -> list[int]:
         done = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True)
         return [int(pid) for pid in done.stdout.split()]
@@ -157,8 +179,10 @@ class Host:
             if self._first is None or pid != self._first.pid:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+        self.prompt()
         self.kill()
-        subprocess.run(["ip", "netns", "del", self.name], capture_output=True)
+        for made in (["netns", "del", self.name], ["link", "del", self.outer]):
+            subprocess.run(["ip", *made], capture_output=True)
 
 
 class Cluster:

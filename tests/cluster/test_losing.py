@@ -7,6 +7,8 @@ than the configured limits.
 import json
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,35 @@ def test_a_slow_network_changes_no_weights(
     _, errors = process.communicate(timeout=START_S * 2)
     for host in three_hosts.hosts:
         host.fast()
+    assert process.returncode == 0, errors
+    assert hashes(held.run)[12] == undisturbed and held.events("lost") == []
+
+
+def round_trip(one: Host, other: Host) -> float:
+    """Seconds until a connection that nobody takes is refused."""
+    asking = (
+        "import socket, time\nbegan = time.monotonic()\n"
+        f"socket.socket().connect_ex(({other.address!r}, 9))\nprint(time.monotonic() - began)"
+    )
+    command = [*one.inside, sys.executable, "-c", asking]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def test_a_long_way_to_a_host_changes_no_weights(
+    three_hosts: Cluster, held: Held, undisturbed: dict[str, Any]
+) -> None:
+    """Every answer comes 40 ms later, as from the other side of a continent."""
+    near, *far = three_hosts.hosts
+    for host in far:
+        host.delay(0.02)
+    try:
+        assert 0.04 <= round_trip(near, far[0]) < 1.0
+        process = held.start(near.inside)
+        _, errors = process.communicate(timeout=START_S * 2)
+    finally:
+        for host in far:
+            host.prompt()
+    assert round_trip(near, far[0]) < 0.04
     assert process.returncode == 0, errors
     assert hashes(held.run)[12] == undisturbed and held.events("lost") == []
 

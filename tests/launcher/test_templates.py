@@ -19,97 +19,92 @@ from launcher.templating import FILES, template
 
 NEEDED = ["config=tiny/hvdm_autoencoder", "batch=64", "run=/mnt/hvdm/runs/my_run"]
 
-POD = {
-    "type": "object",
-    "required": ["spec"],
-    "properties": {
-        "spec": {
-            "type": "object",
-            "required": ["containers"],
-            "additionalProperties": False,
-            "properties": {
-                "terminationGracePeriodSeconds": {"type": "integer"},
-                "containers": {
-                    "type": "array",
-                    "minItems": 1,
-                    "items": {
-                        "type": "object",
-                        "required": ["name", "image"],
-                        "additionalProperties": False,
-                        "properties": {
-                            "name": {"type": "string", "pattern": "^[a-z0-9-]+$"},
-                            "image": {"type": "string"},
-                            "ports": {"type": "array"},
-                            "env": {"type": "array", "items": {
-                                "required": ["name", "value"],
-                                "properties": {"value": {"type": "string"}},
-                            }},
-                            "resources": {"type": "object"},
-                            "volumeMounts": {"type": "array", "items": {
-                                "required": ["name", "mountPath"]}},
-                        },
-                    },
-                },
-                "volumes": {"type": "array", "items": {"required": ["name"]}},
-            },
-        }
-    },
-}  # fmt: skip
-TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
-GROUP = {
-    "type": "object",
-    "required": ["groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"],
-    "additionalProperties": False,
-    "properties": {
-        "groupName": {"type": "string"},
-        "replicas": {"type": "integer"},
-        "minReplicas": {"type": "integer"},
-        "maxReplicas": {"type": "integer"},
-        "rayStartParams": TEXTS,
-        "template": POD,
-    },
+
+def record(required: list[str], **properties: Any) -> dict[str, Any]:
+    """An object of these fields and no others."""
+    return {
+        "type": "object",
+        "required": required,
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def rows(item: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "minItems": 1, "items": item}
+
+
+TEXT, WHOLE, FLAG = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}
+LABEL = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", "maxLength": 63}
+PORT_NAME = {**LABEL, "maxLength": 15}
+QUANTITY = {
+    "anyOf": [
+        {"type": "integer"},
+        {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|Ki|Mi|Gi|Ti|M|G|T)?$"},
+    ]
 }
-RAY_JOB = {
-    "type": "object",
-    "required": ["apiVersion", "kind", "metadata", "spec"],
-    "properties": {
-        "apiVersion": {"const": "ray.io/v1"},
-        "kind": {"const": "RayJob"},
-        "metadata": {
-            "required": ["name"],
-            "properties": {"name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9-]*$"}},
-        },
-        "spec": {
-            "type": "object",
-            "additionalProperties": False,
-            "required": ["entrypoint", "rayClusterSpec"],
-            "properties": {
-                "entrypoint": {"type": "string"},
-                "submissionMode": {"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode"]},
-                "backoffLimit": {"type": "integer"},
-                "shutdownAfterJobFinishes": {"type": "boolean"},
-                "ttlSecondsAfterFinished": {"type": "integer"},
-                "runtimeEnvYAML": {"type": "string"},
-                "rayClusterSpec": {
-                    "type": "object",
-                    "required": ["headGroupSpec"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "rayVersion": {"type": "string"},
-                        "enableInTreeAutoscaling": {"type": "boolean"},
-                        "headGroupSpec": {
-                            "required": ["rayStartParams", "template"],
-                            "additionalProperties": False,
-                            "properties": {"rayStartParams": TEXTS, "template": POD},
-                        },
-                        "workerGroupSpecs": {"type": "array", "items": GROUP},
-                    },
-                },
-            },
-        },
-    },
-}  # fmt: skip
-"""The part of KubeRay's RayJob that we use: names and types of its v1 API."""
+QUANTITIES = {"type": "object", "additionalProperties": QUANTITY}
+TEXTS = {"type": "object", "additionalProperties": TEXT}
+CONTAINER = record(
+    ["name", "image"],
+    name=LABEL,
+    image=TEXT,
+    ports=rows(record(["containerPort"], containerPort=WHOLE, name=PORT_NAME)),
+    env=rows(record(["name", "value"], name=TEXT, value=TEXT)),
+    resources=record([], requests=QUANTITIES, limits=QUANTITIES),
+    volumeMounts=rows(record(["name", "mountPath"], name=LABEL, mountPath=TEXT)),
+)
+VOLUME = record(
+    ["name"],
+    name=LABEL,
+    persistentVolumeClaim=record(["claimName"], claimName=TEXT),
+    emptyDir=record([], medium=TEXT, sizeLimit=QUANTITY),
+)
+POD = record(
+    ["spec"],
+    spec=record(
+        ["containers"],
+        terminationGracePeriodSeconds=WHOLE,
+        containers=rows(CONTAINER),
+        volumes=rows(VOLUME),
+    ),
+)
+RAY_JOB = record(
+    ["apiVersion", "kind", "metadata", "spec"],
+    apiVersion={"const": "ray.io/v1"},
+    kind={"const": "RayJob"},
+    metadata=record(["name"], name=LABEL),
+    spec=record(
+        ["entrypoint", "rayClusterSpec"],
+        entrypoint=TEXT,
+        submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode"]},
+        backoffLimit=WHOLE,
+        shutdownAfterJobFinishes=FLAG,
+        ttlSecondsAfterFinished=WHOLE,
+        runtimeEnvYAML=TEXT,
+        rayClusterSpec=record(
+            ["headGroupSpec"],
+            rayVersion=TEXT,
+            enableInTreeAutoscaling=FLAG,
+            headGroupSpec=record(
+                ["rayStartParams", "template"], rayStartParams=TEXTS, template=POD
+            ),
+            workerGroupSpecs=rows(
+                record(
+                    ["groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"],
+                    groupName=TEXT,
+                    replicas=WHOLE,
+                    minReplicas=WHOLE,
+                    maxReplicas=WHOLE,
+                    rayStartParams=TEXTS,
+                    template=POD,
+                )
+            ),
+        ),
+    ),
+)
+"""Fields, types and what is required of KubeRay's v1 RayJob and of Kubernetes' pods, as far as we
+use them. Stricter than the CRD, which knows more fields: one that is not here is a slip."""
 
 
 def made(capsys: pytest.CaptureFixture[str], kind: str, *more: str) -> str:
@@ -160,9 +155,35 @@ def test_the_ray_job_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert typed[:2] == ["hvdm", "train"] and cli._find(arguments.parse(typed[1:])).name == "train"
 
 
-def test_a_wrong_ray_job_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+def _at(job: Any, *path: str | int) -> Any:
+    for key in path:
+        job = job[key]
+    return job
+
+
+GROUP = ("spec", "rayClusterSpec", "workerGroupSpecs", 0)
+POD_OF_GROUP = (*GROUP, "template", "spec")
+
+
+@pytest.mark.parametrize(
+    "place, key, value",
+    [
+        (GROUP, "rayStartParams", {"num-cpus": 4}),
+        (GROUP, "replicas", "2"),
+        (GROUP, "replica", 2),
+        (("spec",), "ttlSeconds", 600),
+        ((*POD_OF_GROUP, "containers", 0, "env", 0), "value", 0),
+        ((*POD_OF_GROUP, "containers", 0, "resources", "limits"), "memory", "8 GB"),
+        ((*POD_OF_GROUP, "volumes", 0), "persistentVolumeClaim", {"claim": "runs"}),
+        (("metadata",), "name", "my_run"),
+    ],
+)
+def test_a_wrong_ray_job_is_found(
+    place: tuple[str | int, ...], key: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     job = yaml.safe_load(made(capsys, "kuberay"))
-    job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["rayStartParams"] = {"num-cpus": 4}
+    jsonschema.validate(job, RAY_JOB)
+    _at(job, *place)[key] = value
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(job, RAY_JOB)
 
