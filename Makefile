@@ -42,9 +42,10 @@ test: $(READY)
 	@$(VENV)/bin/python -m pytest
 
 # Workers under Ray, and hosts in network namespaces on this machine: cut off, slowed and killed.
+# MORE=--last-failed does again what failed.
 test-cluster: $(READY)
 	@HVDM_CLUSTER=1 $(VENV)/bin/python -m pytest tests/launcher/test_losses.py \
-		tests/data_tools/test_shard.py::test_ray_makes_the_same_bytes tests/cluster -rs
+		tests/data_tools/test_shard.py::test_ray_makes_the_same_bytes tests/cluster -rs $(MORE)
 
 bench-data: $(READY)
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.data

@@ -60,7 +60,7 @@ def measure(folder: str, gigabytes: float, rounds: int) -> dict[str, Any]:
             old.unlink()
         _once(took, "save_sync", lambda i=i: _save(sync, i))
         sync.close()  # what retention removes is removed between two saves
-        _once(took, "stall_async", lambda i=i: _beside(beside, i))
+        _once(took, "stall_async", lambda i=i: _beside(beside, i, took))
         beside.close()
         found = checkpoint.listed(run / "sync")[-1]
         _once(took, "plain_read", lambda found=found: _plain_read(found, memory))
@@ -87,23 +87,36 @@ def _save(saver: Saver, step: int) -> None:
     saver.finish_last()
 
 
-def _beside(saver: Saver, step: int) -> float:
+def _compute() -> float:
+    """Seconds of a forward and a backward pass, as it were."""
+    began = time.perf_counter()
+    a = torch.randn(512, 512)
+    for _ in range(20):
+        a = torch.tanh(a @ a / 512)
+    return time.perf_counter() - began
+
+
+def _beside(saver: Saver, step: int, took: dict[str, list[float]]) -> float:
     """Seconds for which training stood still; meanwhile it computes in steps, as the loop does:
 
     forward and backward passes, what has to be over before the weights move, and the boundary.
+    By how much the first of them, beside the copy, is slower than one with nothing beside it, is
+    told apart.
     """
     stalled, began = 0.0, time.perf_counter()
     saver.begin(step, {})
     stalled += time.perf_counter() - began
-    a = torch.randn(512, 512)
+    steps = []
     while saver._flight:
-        for _ in range(20):
-            a = torch.tanh(a @ a / 512)
+        steps.append(_compute())
         dist.barrier()
         began = time.perf_counter()
         saver.before_update()
         saver.poll()
         stalled += time.perf_counter() - began
+    dist.barrier()
+    for name, seconds in (("step_beside_copy", steps[0]), ("step_alone", _compute())):
+        took.setdefault(name, []).append(max(dist.all_gather(seconds)))
     return stalled
 
 
@@ -166,6 +179,11 @@ def summary(answers: list[dict[str, Any]]) -> dict[str, Any]:
         "state_gb": sum(a["state_bytes"] for a in answers) / 1e9,
         "seconds": {name: round(value, 4) for name, value in median.items()},
         "stall_over_sync": round(median["stall_async"] / median["save_sync"], 4),
+        "stall_and_slowdown_over_sync": round(
+            (median["stall_async"] + median["step_beside_copy"] - median["step_alone"])
+            / median["save_sync"],
+            4,
+        ),
         "save_over_plain": round(median["save_sync"] / median["plain_write"], 3),
         "load_over_plain": round(median["load"] / median["plain_read"], 3),
         "memory_over_state": round(max(a["grown_by"] for a in answers), 3),

@@ -60,11 +60,12 @@ class Steps:
     def _between(self, done: int, means: Mapping[str, float]) -> str:
         """Two steps."""
         self._meter.tick()
-        if done % self._log_every == 0 or done == self._total:
-            self._log(done, means)
         with self.account.on("checkpoint"):
             self.saver.poll()
-        reason = stopping.agreed(self.sources)
+        with self.account.on("compute"):  # here ranks wait for those that were held up in the step
+            reason = stopping.agreed(self.sources)
+        if done % self._log_every == 0 or done == self._total:
+            self._log(done, means)
         if done % self._save_every == 0 or done == self._total or reason:
             self._save(done)
         return reason

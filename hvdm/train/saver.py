@@ -170,7 +170,7 @@ class Saver:
 
     def before_update(self) -> None:
         """Of this rank alone, before weights or averages move: what is saved has been copied."""
-        if self._flight and not self._flight.copied.is_set():
+        if self._flight and self._flight.job and not self._flight.copied.is_set():
             began = time.monotonic()
             self._flight.copied.wait()
             self._flight.stalled += time.monotonic() - began

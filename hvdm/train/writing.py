@@ -97,6 +97,7 @@ class HostCopy:
         self.images: dict[str, Image] = {}
         self._to_fill: list[tuple[Image, dict[str, Tensor]]] = []
         self._computed: torch.cuda.Event | None = None
+        self._stream: torch.cuda.Stream | None = None
 
     @property
     def bytes(self) -> int:
@@ -105,7 +106,6 @@ class HostCopy:
     def begin(self, engines: Mapping[str, Engine], averages: Mapping[str, Ema]) -> None:
         """Between two steps: makes room, and copies the module buffers."""
         on_gpu = any(p.is_cuda for e in engines.values() for p in e.module.parameters())
-        self._computed = torch.cuda.current_stream().record_event() if on_gpu else None
         self._to_fill = []
         for net, engine in engines.items():
             for group, tensors in _grouped(engine, averages.get(net)).items():
@@ -116,26 +116,31 @@ class HostCopy:
                     self.images[file].fill(tensors)
                 else:
                     self._to_fill.append((self.images[file], tensors))
+        if on_gpu:
+            self._computed = torch.cuda.current_stream().record_event()
+            self._stream = self._stream or torch.cuda.Stream()
 
     def finish(self) -> None:
         """On any thread, and before the next update: copies the rest."""
-        with _stream_after(self._computed):
-            for image, tensors in self._to_fill:
-                image.fill(tensors)
-        self._to_fill = []
+        try:
+            with self._beside_the_step():
+                for image, tensors in self._to_fill:
+                    image.fill(tensors)
+        finally:
+            self._to_fill = []
 
-
-@contextmanager
-def _stream_after(event: torch.cuda.Event | None) -> Iterator[None]:
-    """On a GPU, copies beside what it computes, once it is past the event; and waits for them."""
-    if event is None:
-        yield
-        return
-    stream = torch.cuda.Stream(event.device)
-    stream.wait_event(event)
-    with torch.cuda.stream(stream):
-        yield
-    stream.synchronize()
+    @contextmanager
+    def _beside_the_step(self) -> Iterator[None]:
+        """On a GPU, copies beside what it computes, once it is past `begin`; and waits for them."""
+        if self._stream is None or self._computed is None:
+            yield
+            return
+        self._stream.wait_event(self._computed)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            self._stream.synchronize()
 
 
 def _grouped(engine: Engine, ema: Ema | None) -> dict[str, dict[str, Tensor]]:

@@ -1,5 +1,6 @@
 """Broken off and resumed, the real models end on the same bits; what is dropped shows."""
 
+import itertools
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,9 @@ from hvdm import run
 from hvdm.config import CheckpointConfig, RunConfig, Samples
 from hvdm.data.loader import Loader
 from hvdm.recipe import Noise
+from hvdm.report import read_lines
 from hvdm.train import checkpoint, resuming
+from hvdm.train.loop import Tally
 from hvdm.train.saver import Saver
 from hvdm.train.writing import HostCopy
 from tests.ranks import Ranks
@@ -108,6 +111,19 @@ def test_what_is_not_restored_is_found(
 # Copied beside the next step
 
 
+def train_with_a_step_skipped(config: RunConfig) -> None:
+    """In a rank process: the third update is not made, and training goes on."""
+    honest, calls = Tally.over_ranks, itertools.count(1)
+
+    def bad_once(self: Tally, batch: int) -> Any:
+        means, bad = honest(self, batch)
+        return means, bad or next(calls) == 3
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tally, "over_ranks", bad_once)
+        run.train(config, sinks=())
+
+
 def train_with_late_copies(config: RunConfig, training_waits: bool) -> None:
     """In a rank process: a save's copy begins when the next update is due, or else after it."""
     due = threading.Event()
@@ -130,7 +146,7 @@ def train_with_late_copies(config: RunConfig, training_waits: bool) -> None:
         patch.setattr(HostCopy, "finish", copy_when_due)
         patch.setattr(Saver, "finish", is_due(finish))
         patch.setattr(Saver, "before_update", is_due(wait) if training_waits else lambda self: None)
-        run.train(config, sinks=())
+        train_with_a_step_skipped(config)
 
 
 @pytest.mark.processes
@@ -152,7 +168,7 @@ def test_what_is_copied_beside_a_step_is_the_state_before_it(
     )
     beside = replace(config, checkpoint=replace(config.checkpoint, asynchronous=True))
     late, too_late = (replace(beside, run=str(tmp_path / name)) for name in ("late", "too-late"))
-    two_ranks.run(train, config)
+    two_ranks.run(train_with_a_step_skipped, config)
     two_ranks.run(train_with_late_copies, late, True)
     two_ranks.run(train_with_late_copies, too_late, False)
     saved, saved_late, saved_too_late = (
@@ -161,4 +177,10 @@ def test_what_is_copied_beside_a_step_is_the_state_before_it(
     )
     assert list(saved) == [1, 2, 3, 4]
     assert saved_late == saved
-    assert all(saved_too_late[step] != saved[step] for step in (1, 2, 3))
+    # but for the one before the update that is not made
+    assert sum(saved_too_late[step] != saved[step] for step in (1, 2, 3)) == 2
+    assert all(len(skipped(Path(given.run))) == 1 for given in (config, late, too_late))
+
+
+def skipped(folder: Path) -> list[Any]:
+    return [e for e in read_lines(folder / "events.jsonl") if e["event"] == "skipped"]

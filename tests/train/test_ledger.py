@@ -77,6 +77,25 @@ def test_what_one_rank_waits_for_is_no_computing_of_the_others(two_ranks: Ranks)
         assert (found["data"], found["compute"], found["idle"]) == (10.0, 4.0, 0.0)
 
 
+def second_rank_held_up_in_the_step() -> dict[str, float]:
+    """Rank 1 waits for its copy after the step's last collective call; rank 0 at the boundary."""
+    hand = Hand()
+    account = hand.account()
+    with account.on("compute"):
+        hand.at += 4.0
+        if dist.rank():
+            with account.on("checkpoint"):
+                hand.at += 3.0
+    with account.on("compute"):
+        hand.at += 0.0 if dist.rank() else 3.0
+    return account.settle()
+
+
+def test_what_one_rank_is_held_up_is_checkpointing_for_all(two_ranks: Ranks) -> None:
+    for found in two_ranks.run(second_rank_held_up_in_the_step):
+        assert (found["checkpoint"], found["compute"], found["idle"]) == (3.0, 4.0, 0.0)
+
+
 def spent(begin: float, end: float, **seconds: float) -> dict[str, float]:
     return {
         "from": begin,

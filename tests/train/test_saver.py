@@ -1,5 +1,6 @@
 """Saving beside training: what is waited for, what fails, what is kept, what is resumed."""
 
+import itertools
 import json
 import threading
 import time
@@ -200,6 +201,31 @@ def test_a_disk_that_is_full_once_costs_one_checkpoint(
     (failed,) = events(config.run, "save_failed")
     assert failed["step"] == 2 and failed["reason"] == "rank 0: No space left on device"
     assert steps(config.run) == [3, 4]
+
+
+def _train_with_a_copy_that_fails(config: RunConfig) -> None:
+    """In a rank process: on the second rank, the second save."""
+    honest, calls = writing.HostCopy.finish, itertools.count(1)
+
+    def fails_once(self: writing.HostCopy) -> None:
+        if dist.rank() == 1 and next(calls) == 2:
+            raise MemoryError("no room for the copy")
+        honest(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing.HostCopy, "finish", fails_once)
+        run.train(config, sinks=())
+
+
+@pytest.mark.processes
+def test_a_copy_that_fails_beside_a_step_makes_all_ranks_abandon(
+    config: RunConfig, two_ranks: Ranks
+) -> None:
+    two_ranks.run(_train_with_a_copy_that_fails, config)
+    (failed,) = events(config.run, "save_failed")
+    assert failed["step"] == 2 and failed["reason"] == "rank 1: no room for the copy"
+    assert steps(config.run) == [3, 4]
+    assert not list((Path(config.run) / "checkpoints").glob(".part*"))
 
 
 def _train_with_a_full_disk(config: RunConfig, bad_rank: int, bad_step: int) -> None:
