@@ -220,6 +220,9 @@ def _last_screen(made: Demo, answer: dict[str, Any]) -> str:
             "",
             "Try next:",
             f"  hvdm sample run={_short(made.diffusion)} count=8 seed=1",
+            f"  hvdm sample run={_short(made.diffusion)} what=image image=photo.jpg",
+            f"  hvdm sample run={_short(made.diffusion)} what=dynamics motion=slow,fast",
+            f"  hvdm sample run={_short(made.diffusion)} what=long frames=128 count=2",
             "  hvdm plan config=tiny/hvdm_diffusion gpus=8 gpu=h100",
             "  hvdm train config=tiny/hvdm_autoencoder data.path="
             f"{_short(made.data)} run=runs/mine model.width=96",

@@ -133,6 +133,14 @@ def test_shares_of_rows_are_told_their_past_or_their_first_frame():
     assert set(choice.first[choice.still].tolist()) == {0, 1, 2, 3, 4}
 
 
+def test_clips_can_be_held_to_begin_at_every_so_many_frames():
+    video, context = torch.zeros(400, 1, 8, 1, 1), Context(0, tuple(range(400)), "p")
+    free, held = (choose(video, 5, 0.3, 0.5, context, every) for every in (1, 2))
+    assert set(held.first[held.still].tolist()) == {0, 2, 4}
+    assert set(held.first[held.past].tolist()) == {5}  # the past ends where its row says
+    assert torch.equal(held.past, free.past) and torch.equal(held.still, free.still)
+
+
 def test_without_a_past_only_first_frames_are_told():
     draws = tuple(range(400))
     choice = choose(torch.zeros(400, 1, 4, 1, 1), 0, 0.3, 0.5, Context(0, draws, "p"))

@@ -85,18 +85,20 @@ class Choice:
     first: Tensor
 
 
-def choose(video: Tensor, before: int, past: float, still: float, context: Context) -> Choice:
+def choose(
+    video: Tensor, before: int, past: float, still: float, context: Context, every: int = 1
+) -> Choice:
     """A share `past` of the rows that have one is told it, a share `still` its first frame.
 
-    Rows told their past end with the row. Others begin anywhere in it, or, where the row begins
-    with padding (all pixels 0), behind that.
+    Rows told their past end with the row. Others begin at any frame of it whose number is a
+    multiple of `every`, or, where the row begins with padding (all pixels 0), behind that.
     """
     share = context.uniform((), "told").to(video.device)
     past = past if before else 0.0
     padded = (video[:, :, :before] == -1).flatten(1).all(1) & (before > 0)
     told = (share < past) & ~padded
     shown = (share >= past) & (share < past + still)
-    anywhere = context.randint(before + 1, "offset").to(video.device)
+    anywhere = every * context.randint(before // every + 1, "offset").to(video.device)
     first = torch.where(told | padded, torch.full_like(anywhere, before), anywhere)
     return Choice(told, shown, first)
 

@@ -60,6 +60,7 @@ class Config:
     labels: int = 0
     untold: float = 0.1
     remember: int = 0
+    begin_every: int = 1
     latent_scale: float = 1.0
     sampler: Literal["ddim", "ddpm", "dpm++2m"] = "ddim"
     sampling_steps: int = 100
@@ -128,9 +129,10 @@ def _check_numbers(config: Config) -> None:
         raise UserError(f"model.labels={config.labels}: the number of classes, or 0")
     if config.variant == "released" and (config.motion != "none" or config.labels):
         raise UserError("model.variant=released is told no motion and no labels; use figure")
-    for key in ("latent_scale",):
-        if getattr(config, key) <= 0:
-            raise UserError(f"model.{key}={getattr(config, key)}: it must be above 0")
+    if config.latent_scale <= 0:
+        raise UserError(f"model.latent_scale={config.latent_scale}: it must be above 0")
+    if config.begin_every < 1:
+        raise UserError(f"model.begin_every={config.begin_every}: a number of frames, at least 1")
 
 
 def _denoiser(config: Config, stage: FirstStage) -> nn.Module:
@@ -210,7 +212,8 @@ class DiffusionRecipe:
             )
         if before <= 0 and not config.still:
             return video, None
-        choice = choose(video, before, config.conditional, config.still, context)
+        shares = (config.conditional, config.still)
+        choice = choose(video, before, *shares, context, config.begin_every)
         target = frames_from(video, choice.first, frames)
         shown = still_of(target[:, :, 0], frames)
         if before > 0:
