@@ -1,7 +1,7 @@
 """What a trained run makes of the past, a picture, a motion strength, and a long video.
 
-`python -m benchmarks.conditions DIR` trains tiny/hvdm_conditions on synthetic clips;
-`python -m benchmarks.conditions DIR RUN` takes a run as it is. Results go to
+`python -m benchmarks.conditions DIR RUN` takes a run as it is, such as runs/demo/diffusion;
+`python -m benchmarks.conditions DIR` trains one as the demo does. Results go to
 benchmarks/results/conditions.json.
 """
 
@@ -45,7 +45,7 @@ def run_of(where: Path) -> Path:
     data = f"data.path={experiment.shapes(where)}"
     first, run = where / "autoencoder", where / "applications"
     experiment.trained("tiny/hvdm_autoencoder", first, [data])
-    experiment.trained("tiny/hvdm_conditions", run, [data, f"first_stage={first}"])
+    experiment.trained("tiny/hvdm_diffusion", run, [data, f"first_stage={first}"])
     return run
 
 

@@ -135,8 +135,8 @@ def test_a_finished_training_is_not_done_again(tmp_path, monkeypatch):
     assert demo.trained(config) == "3 steps"
     longer = compose.run_config("tiny/hvdm_autoencoder", [f"run={tmp_path}", "steps=4"])
     assert demo.trained(longer) is None
-    other = compose.run_config("tiny/hvdm_autoencoder", [f"run={tmp_path}", "steps=3", "batch=2"])
-    with pytest.raises(UserError, match="another batch: 4, now 2; remove .* or give another out="):
+    other = compose.run_config("tiny/hvdm_autoencoder", [f"run={tmp_path}", "steps=3", "batch=4"])
+    with pytest.raises(UserError, match="another batch: 8, now 4; remove .* or give another out="):
         demo.trained(other)
 
 

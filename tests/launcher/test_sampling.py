@@ -305,7 +305,7 @@ def test_wrong_keys_and_values_are_one_line(run, tmp_path, capsys, typed, said):
 def test_a_run_keeps_what_sampling_needs_of_its_data(run, shapes, tmp_path, monkeypatch):
     trained = tmp_path / "trained"
     typed = [
-        "train", "config=tiny/hvdm_conditions", f"run={trained}", f"data.path={shapes}",
+        "train", "config=tiny/hvdm_diffusion", f"run={trained}", f"data.path={shapes}",
         f"first_stage={run.parent}/ae", "data.frames=4", "data.before=4", "data.height=16",
         "data.width=16", "model.width=8", "batch=4", "micro_batch=4", "cluster=inline",
         "log.tensorboard=false",

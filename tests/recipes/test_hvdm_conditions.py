@@ -13,7 +13,7 @@ from hvdm.recipes.hvdm import autoencoder, pvdm_autoencoder
 from hvdm.recipes.hvdm.conditions import choose
 from hvdm.recipes.hvdm.diffusion import Config, build, from_data
 from hvdm.recipes.hvdm.generation import One, guided, joined
-from hvdm.recipes.hvdm.requests import KINDS
+from hvdm.recipes.hvdm.requests import GUIDANCE, KINDS, asked
 
 CLIP = Clip(4, 16, 16)
 SMALL = {
@@ -232,6 +232,7 @@ def test_latents_have_no_frames_to_measure():
     [
         ({"conditional": 0.6, "still": 0.6}, "together at most 1"),
         ({"still": -0.1}, "model.still=-0.1: it is a share"),
+        ({"begin_every": 0}, "model.begin_every=0: a number of frames, at least 1"),
         ({"labels": -1}, "model.labels=-1"),
         ({"variant": "released"}, "model.variant=released is told no motion"),
     ],
@@ -346,6 +347,17 @@ def test_larger_clips_are_decoded_by_tiles():
         video = sampled(recipe, size="32x48")
     assert video.shape == (2, 3, 4, 32, 48)
     assert set(seen) == {(4, 4, 4)} and len(seen) == 3 * 4
+
+
+def test_a_long_video_is_guided_by_its_past_only_where_that_is_asked():
+    able = tiny(dataclasses.replace(FULL, guidance=1.5)).abilities
+
+    def weights(options):
+        return asked(SampleRequest("long", None, options), able).guidance
+
+    assert weights({}) == {"past": 0.0, "image": 1.5, "motion": 1.5, "label": 1.5}
+    assert weights({"guidance": 2}) == dict.fromkeys(GUIDANCE, 2)
+    assert weights({"guidance.past": 1}) == {"past": 1, "image": 1.5, "motion": 1.5, "label": 1.5}
 
 
 def test_guidance_of_several_is_nested_and_costs_only_what_counts():

@@ -187,11 +187,16 @@ def _one_of(name: str, value: Any, choices: Sequence[str]) -> str:
 
 
 def _guidance(options: Mapping[str, Any], default: float) -> dict[str, float]:
-    """`guidance=` counts for all, `guidance.motion=` and the like for one."""
-    of_all = _number("guidance", options.get("guidance", default), -1)
+    """`guidance=` counts for all, `guidance.motion=` and the like for one; the run's own, where
+    nothing is asked, for all but the past. A long video is told what it drew itself: what is
+    exaggerated in a clip grows from clip to clip.
+    """
+    of_all = {name: 0.0 if name == "past" else default for name in GUIDANCE}
+    if "guidance" in options:
+        of_all = dict.fromkeys(GUIDANCE, _number("guidance", options["guidance"], -1))
     return {
-        name: _number(f"guidance.{name}", options.get(f"guidance.{name}", of_all), -1)
-        for name in GUIDANCE
+        name: _number(f"guidance.{name}", options.get(f"guidance.{name}", weight), -1)
+        for name, weight in of_all.items()
     }
 
 
