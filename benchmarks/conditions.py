@@ -1,8 +1,8 @@
 """What a trained run makes of the past, a picture, a motion strength, and a long video.
 
 `python -m benchmarks.conditions DIR RUN` takes a run as it is, such as runs/demo/diffusion;
-`python -m benchmarks.conditions DIR` trains one as the demo does. Results go to
-benchmarks/results/conditions.json.
+`python -m benchmarks.conditions DIR` trains tiny/hvdm_autoencoder and tiny/hvdm_diffusion.
+Results go to benchmarks/results/conditions.json.
 """
 
 import sys

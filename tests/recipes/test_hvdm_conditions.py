@@ -141,6 +141,20 @@ def test_clips_can_be_held_to_begin_at_every_so_many_frames():
     assert torch.equal(held.past, free.past) and torch.equal(held.still, free.still)
 
 
+def test_a_run_s_clips_begin_where_its_config_says():
+    recipe = tiny(dataclasses.replace(FULL, conditional=0, still=1.0, begin_every=4))
+    draws = tuple(range(8))
+    batch = rows(draws)  # eight frames, so clips of four begin at 0 or 4
+    beside, _, _ = told_in_training(recipe, batch, draws)
+    frames = batch.video.shape[2] // 2
+    for row, video in zip(beside, batch.video, strict=True):
+        stills = [
+            recipe.encode(video[None, :, i : i + 1].expand(-1, -1, frames, -1, -1))[0]
+            for i in (0, frames)
+        ]
+        assert any(torch.allclose(row, still, atol=1e-5) for still in stills)
+
+
 def test_without_a_past_only_first_frames_are_told():
     draws = tuple(range(400))
     choice = choose(torch.zeros(400, 1, 4, 1, 1), 0, 0.3, 0.5, Context(0, draws, "p"))
