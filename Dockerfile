@@ -30,7 +30,7 @@ RUN .venv-tools/bin/uv sync --frozen --no-dev --no-editable --python /usr/bin/py
 ENV PATH=/opt/hvdm/.venv/bin:$PATH
 
 # DeepSpeed's CPU operator, which would otherwise be built by the first run of every container.
-RUN python -m launcher.probing deepspeed
+RUN python -m launcher.doctor.probing deepspeed
 
 WORKDIR /work
 ENTRYPOINT ["hvdm"]

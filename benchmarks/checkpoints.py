@@ -20,12 +20,12 @@ from torch import nn
 
 from benchmarks import experiment
 from hvdm import dist
+from hvdm.checkpoint import checkpoint
+from hvdm.checkpoint.saver import Saver
 from hvdm.config import CheckpointConfig, EmaConfig, EngineConfig, OptimizerConfig
-from hvdm.report import Reporter
-from hvdm.train import checkpoint
+from hvdm.events import Reporter
 from hvdm.train.ema import Ema
 from hvdm.train.engine import LocalEngine
-from hvdm.train.saver import Saver
 from tests.ranks import Ranks
 
 LAYERS, BYTES_PER_ELEMENT = 300, 16

@@ -23,14 +23,14 @@ import numpy as np
 import psutil
 
 from benchmarks import experiment
-from data_tools.h264 import encode_h264, quick_yuv420
 from data_tools.settings import Settings
 from data_tools.shard import shard
+from data_tools.synthetic.rendering import render
 from data_tools.writer import Sample, shard_name, write_shard
 from hvdm.data.loader import ClipSpec, Loader, Options
 from hvdm.data.schema import VERSION, Manifest, canonical, read_manifest, write_manifest
 from hvdm.data.shards import ShardReader
-from hvdm.data.synthetic import render
+from hvdm.media.h264 import encode_h264, quick_yuv420
 from tests.data_server import served
 
 SPEC = ClipSpec(frames=16, height=256, width=256)
@@ -264,7 +264,7 @@ def planning() -> dict[str, float]:
 
 def sharding(work: Path, rounds: int) -> dict[str, float]:
     """The same videos by one worker and by two."""
-    from launcher.cluster import over_processes
+    from launcher.workers.cluster import over_processes
 
     source = work / "videos"
     source.mkdir()

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks import experiment
-from data_tools.synthetic import make
-from eval.blocks import Payload
+from data_tools.synthetic.making import make
+from eval.blocks.feature_store import Store
+from eval.blocks.tasks import Payload
 from eval.evaluate import Request, evaluate
-from eval.jackknife import estimate
-from eval.statistics import fold, frechet_distance, moments
-from eval.store import Store
+from eval.numbers.jackknife import estimate
+from eval.numbers.statistics import fold, frechet_distance, moments
 from hvdm.config import ClusterConfig
-from launcher import cluster
+from launcher.workers import cluster
 
 CLIPS, FRAMES, SIDE = 256, 16, 64
 ROUNDS = 3

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from data_tools.synthetic import make
-from hvdm import build, run
+from data_tools.synthetic.making import make
+from hvdm import build
 from hvdm.config import RunConfig
-from hvdm.run import commit, versions
+from hvdm.run import run
+from hvdm.run.run import commit, versions
 from launcher import compose
-from launcher.train import STOPPED_BY_SIGNAL
+from launcher.verbs.training import STOPPED_BY_SIGNAL
 
 RESULTS = Path(__file__).with_name("results")
 torch.set_num_threads(1)

@@ -19,7 +19,8 @@ from benchmarks import experiment
 from hvdm import build
 from hvdm.config import RunConfig
 from hvdm.recipe import Batch, Context, Recipe
-from launcher import arguments, compose, models
+from launcher import arguments, compose
+from launcher.sizing import models
 
 RESULTS = experiment.RESULTS / "full_size.jsonl"
 ON_A_CPU = (

@@ -16,10 +16,11 @@ from pathlib import Path
 import torch
 
 from benchmarks import experiment
-from data_tools.synthetic import make
-from hvdm import build, run
+from data_tools.synthetic.making import make
+from hvdm import build
 from hvdm.config import RunConfig
-from hvdm.report import read_lines
+from hvdm.events import read_lines
+from hvdm.run import run
 from launcher import compose
 
 ROOT = Path(__file__).parents[1]

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 
 from benchmarks import experiment
-from data_tools.synthetic import make
-from hvdm.report import read_lines
+from data_tools.synthetic.making import make
+from hvdm.events import read_lines
 from tests.paced.holding import Held, until, workers
 
 RAY_INTERVALS = {

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_tools.progress import shown, tick
 from data_tools.summary import split_folders
+from data_tools.ticks import shown, tick
 from data_tools.writer import Sample, commit_folder, part_folder, write_shard
 from hvdm import build
 from hvdm import config as configs
+from hvdm.checkpoint import checkpoint
 from hvdm.data.clips import ClipSpec, resize
 from hvdm.data.rows import LATENT_SUFFIX, about_of, read_media
 from hvdm.data.schema import (
@@ -34,7 +35,6 @@ from hvdm.data.schema import (
 from hvdm.data.shards import ShardReader
 from hvdm.errors import UserError
 from hvdm.recipe import Reconstructs, to_model
-from hvdm.train import checkpoint
 
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 

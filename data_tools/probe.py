@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_tools.media import (
+from data_tools.finding import Item, read_bytes
+from data_tools.settings import Settings
+from data_tools.shots import (
     Facts,
     Pixels,
     Shot,
@@ -21,9 +23,7 @@ from data_tools.media import (
     shots_of_video,
     timeline,
 )
-from data_tools.settings import Settings
-from data_tools.sources import Item, read_bytes
-from hvdm.data.similarity import dissimilarity
+from hvdm.data.dissimilarity import dissimilarity
 
 SMALL = 64
 SCENE_WIDTH = 256
@@ -58,7 +58,7 @@ def hash_of(item: Item) -> str:
 
 
 def _probe_image(item: Item) -> dict[str, Any]:
-    from data_tools.media import picture
+    from data_tools.shots import picture
 
     data = read_bytes(item)
     if not data:

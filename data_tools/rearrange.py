@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from data_tools.progress import shown, tick
 from data_tools.summary import split_folders
+from data_tools.ticks import shown, tick
 from data_tools.writer import Sample, commit_folder, part_folder, shard_name, write_shard
 from hvdm.data.schema import (
     VERSION,

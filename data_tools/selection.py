@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from data_tools.finding import Item
 from data_tools.settings import Settings
-from data_tools.sources import Item
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools import child, plan, summary
+from data_tools import child, selection, summary
+from data_tools.finding import Item, changed, find
 from data_tools.journal import Journal, read, remove_parts, write
-from data_tools.plan import Clip, Plan
 from data_tools.probe import probe
-from data_tools.progress import shown, tick
+from data_tools.selection import Clip, Plan
 from data_tools.settings import TOOL_VERSION, Settings
-from data_tools.sources import Item, changed, find
+from data_tools.ticks import shown, tick
 from data_tools.transcode import sample_parts
 from data_tools.writer import Sample, shard_name, write_shard
 from hvdm.data.schema import (
@@ -110,7 +110,7 @@ def _shard_part(
     done = journal.done()
     probed = _probe_all(out, journal, items, settings, run, quiet)
     seen = [sha for part in done for sha in part["sha256"]]
-    planned = plan.make(probed, settings, seen)
+    planned = selection.make(probed, settings, seen)
     written = _write_all(out, journal, len(done), planned, settings, run, quiet)
     for split, shards in written.items():
         _extend_manifest(out / split, split, shards, settings, len(done))
@@ -205,7 +205,7 @@ def _write_all(
                 str(journal.shard_path(part, split, first + number)),
                 str(ticks),
             )
-            for number, group in enumerate(plan.shards(clips, settings.per_shard))
+            for number, group in enumerate(selection.shards(clips, settings.per_shard))
         ]
     every = [job for of_split in jobs.values() for job in of_split]
     missing = [job for job in every if not _is_written(job)]
@@ -231,7 +231,7 @@ def _part_of(folder: Path, name: str) -> int:
 
 def _is_written(job: Writing) -> bool:
     entry = read(Path(job.path))
-    if entry is None or entry["plan"] != plan.digest(job.clips):
+    if entry is None or entry["plan"] != selection.digest(job.clips):
         return False
     return size_problem(Path(job.folder), Shard(**entry["shard"])) is None
 
@@ -243,7 +243,7 @@ def write_clips(job: Writing) -> None:
     shard = write_shard(path, _samples(job, lost))
     write(
         Path(job.path),
-        {"shard": asdict(shard), "plan": plan.digest(job.clips), "lost": lost},
+        {"shard": asdict(shard), "plan": selection.digest(job.clips), "lost": lost},
     )
 
 

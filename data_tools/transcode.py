@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.h264 import encode_h264, quick_yuv420
-from data_tools.media import Pixels, Timeline, Unusable, at_rate
-from data_tools.plan import Clip
+from data_tools.finding import png, read_bytes
 from data_tools.probe import keyframe_times, open_shots
+from data_tools.selection import Clip
 from data_tools.settings import TOOL_VERSION, Settings
-from data_tools.sources import png, read_bytes
+from data_tools.shots import Pixels, Timeline, Unusable, at_rate
+from hvdm.data.dissimilarity import dissimilarity
 from hvdm.data.schema import canonical
-from hvdm.data.similarity import dissimilarity
+from hvdm.media.h264 import encode_h264, quick_yuv420
 
 Frames = list[Pixels]
 COPIED = {".mp4": "mp4", ".mov": "mov", ".mkv": "mkv", ".webm": "webm", ".avi": "avi"}
@@ -201,7 +201,7 @@ def _ends(clip: Clip) -> Frames:
 
 
 def _image_parts(clip: Clip, settings: Settings) -> dict[str, bytes]:
-    from data_tools.media import picture
+    from data_tools.shots import picture
 
     data = read_bytes(clip.item)
     suffix = "png" if clip.item.member else Path(clip.item.path).suffix.lower().lstrip(".")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_tools.progress import shown, tick
+from data_tools.ticks import shown, tick
 from hvdm.data.decode import CannotDecode
 from hvdm.data.rows import about_of, read_media
 from hvdm.data.schema import MANIFEST, DamagedSample, Entry, Shard, read_index, read_manifest

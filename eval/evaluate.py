@@ -4,14 +4,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from eval import features, files, results
-from eval.blocks import Payload
+from eval import features, results
+from eval.blocks.feature_store import Store
+from eval.blocks.tasks import Payload
+from eval.clips import files
 from eval.outcome import finish, identity
-from eval.plan import Plan, Say, Work, plans
-from eval.progress import Progress
-from eval.request import Request
+from eval.pace import Progress
+from eval.plans import Plan, Say, Work, plans
+from eval.protocol.request import Request
 from eval.results import compare, line, read
-from eval.store import Store
 from hvdm.errors import RunError
 
 __all__ = ["Request", "compare", "evaluate", "evaluate_all", "line", "read"]

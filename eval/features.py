@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eval import results
-from eval.frechet import block_rows_of
-from eval.jackknife import estimate, extrapolate
-from eval.kinds import Options, Summary
-from eval.plan import Say
-from eval.protocol import Protocol, find, fingerprint
-from eval.request import Request
-from eval.scores import kid_of, precision_of
-from eval.statistics import Floats, Moments, factor_distance, frechet_distance, moments
+from eval.numbers.jackknife import estimate, extrapolate
+from eval.numbers.statistics import Floats, Moments, factor_distance, frechet_distance, moments
+from eval.plans import Say
+from eval.protocol.kinds import Options, Summary
+from eval.protocol.protocol import Protocol, find, fingerprint
+from eval.protocol.request import Request
+from eval.summaries.frechet import block_rows_of
+from eval.summaries.scores import kid_of, precision_of
 from hvdm.errors import RunError, UserError
-from hvdm.run import versions
+from hvdm.run.run import versions
 
 NAME = "frechet"
 WIDE = 1024

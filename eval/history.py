@@ -10,7 +10,7 @@ from typing import Any
 from hvdm import config as configs
 from hvdm.build import Opened
 from hvdm.data.schema import atomic_write
-from hvdm.report import TensorBoard
+from hvdm.events import TensorBoard
 
 COLUMNS = (
     "time", "protocol", "detector", "comparable", "step", "weights", "metric", "value",

@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
-from eval import detectors, frechet, history, reconstruction, results, scores
-from eval.kinds import Options, Summarize, Summary
-from eval.plan import Plan, Say, wanted
-from eval.store import Store
-from eval.subject import RECONSTRUCTIONS, SAMPLES
+from eval import history, results
+from eval.blocks.feature_store import Store
+from eval.clips.subject import RECONSTRUCTIONS, SAMPLES
+from eval.networks import detectors
+from eval.plans import Plan, Say, wanted
+from eval.protocol.kinds import Options, Summarize, Summary
+from eval.summaries import frechet, reconstruction, scores
 from hvdm.errors import UserError
-from hvdm.run import versions
+from hvdm.run.run import versions
 
 KINDS: Mapping[str, Summarize] = {
     "frechet": frechet.summarize,
@@ -148,7 +150,7 @@ def _per_clip(block: Mapping[str, Any]) -> Any:
 
 def _show(plan: Plan, stores: Stores) -> None:
     """Clips to look at, beside the numbers, for the report."""
-    from eval.pictures import write_previews
+    from hvdm.media.pictures import write_previews
 
     made = stores["generated" if "generated" in stores else "rows"].preview()
     original = stores["rows"].read(0).get("original") if "rows" in stores else None

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from hvdm.report import duration
+from hvdm.events import duration
 
 EVERY_S = 5.0
 

@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval import detectors, lpips, weights
-from eval.blocks import Blockwise
-from eval.detectors import Choice
-from eval.extract import Extraction
-from eval.protocol import Protocol, find, fingerprint
-from eval.reconstruction import Comparison
-from eval.request import Request
+from eval.blocks.extract import Extraction
+from eval.blocks.tasks import Blockwise
+from eval.clips.sources import Folder, Function, Look
+from eval.clips.subject import SAMPLES, Reconstructions, Samples, decoder_versions
+from eval.networks import detectors, lpips_distance, weights
+from eval.networks.detectors import Choice
+from eval.protocol.protocol import Protocol, find, fingerprint
+from eval.protocol.request import Request
 from eval.sides import FOLDER, Pair, check_frames, counts_of, keeps_averages, pair_of
-from eval.sources import Folder, Function, Look
-from eval.subject import SAMPLES, Reconstructions, Samples, decoder_versions
+from eval.summaries.reconstruction import Comparison
 from hvdm import build
 from hvdm import config as configs
 from hvdm.build import Opened
@@ -152,7 +152,7 @@ def _works(
             clips=counts["generated"],
             block=protocol.block_of(counts["generated"]),
             batch=protocol.batch,
-            lpips=None if lpips.available(folder) else str(folder),
+            lpips=None if lpips_distance.available(folder) else str(folder),
             device=request.device,
             threads=pair.threads,
         )
@@ -214,7 +214,9 @@ def _fields(
         },
         "data": pair.real.identity() if pair.real else None,
         "detector": made.fields() if made else None,
-        "lpips": rows.lpips and lpips.sha256(rows.lpips) if isinstance(rows, Comparison) else None,
+        "lpips": rows.lpips and lpips_distance.sha256(rows.lpips)
+        if isinstance(rows, Comparison)
+        else None,
         "generated": {**_made(pair, request), "rounding": "uint8, nearest"},
         "arithmetic": "float32 networks without TF32, float64 statistics",
     }  # fmt: skip
@@ -248,8 +250,8 @@ def _remarks(
     found = []
     if isinstance(pair.generated, Folder) and (lossy := pair.generated.lossy()):
         found.append(f"the generated clips went through a lossy codec ({lossy}): store png or npz")
-    if protocol.kind == "reconstruction" and lpips.available(_folder(request)):
-        files = " and ".join(weights.known(name).file for name in lpips.FILES)
+    if protocol.kind == "reconstruction" and lpips_distance.available(_folder(request)):
+        files = " and ".join(weights.known(name).file for name in lpips_distance.FILES)
         found.append(f"no LPIPS: {files} are not ready in {_folder(request)}: hvdm weights list")
     if protocol.kind == "reconstruction" and detector is None:
         found.append("no R-FVD: detector=i3d adds it")

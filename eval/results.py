@@ -7,12 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.jackknife import (
-    LEAST_BLOCKS_OF_AN_INTERVAL,
-    NORMAL_975,
-    jackknife,
-    student_975,
-)
+from eval.numbers.jackknife import LEAST_BLOCKS_OF_AN_INTERVAL, NORMAL_975, jackknife, student_975
 from hvdm.config import flat
 from hvdm.data.schema import atomic_write
 from hvdm.errors import UserError

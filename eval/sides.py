@@ -2,13 +2,9 @@
 
 from dataclasses import dataclass
 
-from eval import detectors
-from eval.blocks import chosen
-from eval.detectors import Choice
-from eval.protocol import Protocol, frames_of
-from eval.request import Request
-from eval.sources import Look, Shards, Source, source_of
-from eval.subject import (
+from eval.blocks.tasks import chosen
+from eval.clips.sources import Look, Shards, Source, source_of
+from eval.clips.subject import (
     RECONSTRUCTIONS,
     SAMPLES,
     Model,
@@ -18,9 +14,13 @@ from eval.subject import (
     reconstructs,
     samples,
 )
+from eval.networks import detectors
+from eval.networks.detectors import Choice
+from eval.protocol.protocol import Protocol, frames_of
+from eval.protocol.request import Request
 from hvdm.build import Opened
+from hvdm.checkpoint.checkpoint import Checkpoint
 from hvdm.errors import UserError
-from hvdm.train.checkpoint import Checkpoint
 
 FOLDER = "clips"
 

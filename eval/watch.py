@@ -8,17 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eval import history, leases
+from eval import history
+from eval.clips.subject import forget
 from eval.evaluate import Run, evaluate_all
-from eval.plan import Say
-from eval.protocol import find
-from eval.request import Request
-from eval.subject import forget
+from eval.plans import Say
+from eval.protocol.protocol import find
+from eval.protocol.request import Request
 from hvdm import build
+from hvdm.checkpoint import checkpoint, leases
 from hvdm.data.schema import atomic_write
 from hvdm.errors import RunError, UserError
-from hvdm.report import read_lines
-from hvdm.train import checkpoint
+from hvdm.events import read_lines
 
 Pause = Callable[[float], Any]
 BEST = "best.json"

@@ -13,13 +13,13 @@ from torch import nn
 
 from hvdm import config as configs
 from hvdm import rng
+from hvdm.checkpoint import checkpoint
+from hvdm.checkpoint.checkpoint import Checkpoint
 from hvdm.config import RunConfig
 from hvdm.data.loader import ClipSpec, Loader, Options
 from hvdm.data.store import join
 from hvdm.errors import UserError
 from hvdm.recipe import Clip, Given, Recipe
-from hvdm.train import checkpoint
-from hvdm.train.checkpoint import Checkpoint
 from hvdm.train.ema import Ema
 from hvdm.train.engine import Engine, LocalEngine
 

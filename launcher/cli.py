@@ -8,7 +8,7 @@ from importlib import import_module
 
 from hvdm.errors import RunError, UserError, closest
 from launcher import arguments
-from launcher.verbs import VERBS, Verb
+from launcher.verbs.table import VERBS, Verb
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 

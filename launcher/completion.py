@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hvdm.errors import UserError, closest
 from launcher.arguments import FLAGS, Arguments
-from launcher.verbs import VERBS, Verb
+from launcher.verbs.table import VERBS, Verb
 
 ASKED = "HVDM_COMPLETE"
 """The line as far as the cursor; in the environment, where no `=` in it means anything."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from hvdm.report import duration
+from hvdm.events import duration
 
 EVERY_S, MOVING_S = 10.0, 0.2
 _BAR = 20

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_tools.synthetic import make
+from data_tools.synthetic.making import make
 from tests.ranks import Ranks
 
 torch.set_num_threads(1)

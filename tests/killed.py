@@ -9,14 +9,14 @@ from typing import Any
 
 from tests.ranks import free_port
 
-_PRELOADED = ["hvdm.run", "hvdm.train.bucket", "torch._dynamo", "tests.toys"]
+_PRELOADED = ["hvdm.run.run", "hvdm.checkpoint.bucket", "torch._dynamo", "tests.toys"]
 
 
 def _rank(config: Any, environment: Mapping[str, str], quiet: bool) -> None:
     os.environ.update(environment)
     import torch
 
-    from hvdm import run
+    from hvdm.run import run
 
     torch.set_num_threads(1)
     if quiet:

@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.h264 import encode_h264
+from data_tools.synthetic.rendering import CLASSES, render
 from data_tools.writer import Sample, commit_folder, part_folder, shard_name, write_shard
 from hvdm import rng
+from hvdm.data.dissimilarity import dissimilarity
 from hvdm.data.schema import (
     VERSION,
     Manifest,
@@ -18,9 +19,8 @@ from hvdm.data.schema import (
     write_manifest,
 )
 from hvdm.data.shards import check_sizes
-from hvdm.data.similarity import dissimilarity
-from hvdm.data.synthetic import CLASSES, render
 from hvdm.errors import UserError
+from hvdm.media.h264 import encode_h264
 
 GENERATOR = "synthetic"
 GENERATOR_VERSION = 2

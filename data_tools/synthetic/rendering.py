@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from data_tools.synthetic.outlines import SHAPES, Floats
 from hvdm import rng
-from hvdm.data.shapes import SHAPES, Floats
 
 FRAMES_PER_UNIT = 16
 SMALL = 96

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from eval.blocks import SHOWN, Arrays, Blockwise, Task, about
-from eval.detectors import FEATURES, Choice, Detector, make
-from eval.sources import Clips
-from eval.subject import exact, refuse_not_finite
+from eval.blocks.tasks import SHOWN, Arrays, Blockwise, Task, about
+from eval.clips.sources import Clips
+from eval.clips.subject import exact, refuse_not_finite
+from eval.networks.detectors import FEATURES, Choice, Detector, make
 from hvdm import rng
 from hvdm.errors import UserError
 

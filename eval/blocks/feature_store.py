@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eval.blocks import Arrays, Payload
-from eval.statistics import Floats, Moments, merge, moments
-from eval.weights import cache_folder
+from eval.blocks.tasks import Arrays, Payload
+from eval.networks.weights import cache_folder
+from eval.numbers.statistics import Floats, Moments, merge, moments
 
 Groups = list[list[int]]
 

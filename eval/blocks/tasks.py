@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from eval.sources import Look, Source
-from eval.subject import decoder_versions
+from eval.clips.sources import Look, Source
+from eval.clips.subject import decoder_versions
 from hvdm import config as configs
 from hvdm import rng
 

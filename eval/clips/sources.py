@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.files import (
+from eval.clips.files import (
     ARRAYS,
     FILMS,
     GIF,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.sources import Clips, Look, Shards
+from eval.clips.sources import Clips, Look, Shards
 from hvdm import build
 from hvdm.build import Opened
 from hvdm.errors import RunError, UserError

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity.utils import create_feature_extractor
 
-from eval import weights
-from eval.extractors import LAYER
-from eval.i3d import FEWEST_FRAMES
-from eval.preprocess import WAYS, frames_of
+from eval.networks import weights
+from eval.networks.extractors import LAYER
+from eval.networks.i3d import FEWEST_FRAMES
+from eval.networks.preprocess import WAYS, frames_of
 from hvdm.errors import UserError, closest
 
 Takes = Literal["clips", "frames"]

@@ -12,8 +12,8 @@ from torch_fidelity import register_feature_extractor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from eval.i3d import CLASSES, FEWEST_FRAMES, I3D
-from eval.preprocess import WAYS, as_it_is
+from eval.networks.i3d import CLASSES, FEWEST_FRAMES, I3D
+from eval.networks.preprocess import WAYS, as_it_is
 from hvdm import rng
 from hvdm.errors import UserError
 

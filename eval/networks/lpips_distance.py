@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity.utils import create_sample_similarity
 
-from eval import weights
-from eval.detectors import weights_sha256
+from eval.networks import weights
+from eval.networks.detectors import weights_sha256
 from hvdm.errors import UserError
 
 FILES = ("lpips-vgg", "vgg16")

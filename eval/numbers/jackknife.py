@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.statistics import Floats, Moments, fold, frechet_distance, null_bias, without
+from eval.numbers.statistics import Floats, Moments, fold, frechet_distance, null_bias, without
 
 LEAST_SAMPLES_PER_FEATURE = 2.5
 """Below this many samples per feature the jackknife does not remove the bias (docs: evaluation)."""

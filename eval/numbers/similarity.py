@@ -21,8 +21,8 @@ from torch_fidelity.metric_prc import (
     prc_features_to_metric,
 )
 
-from eval.jackknife import jackknife
-from eval.statistics import Floats
+from eval.numbers.jackknife import jackknife
+from eval.numbers.statistics import Floats
 
 Groups = Sequence[Floats]
 """Features `N D`, cut into the blocks that the jackknife leaves out."""

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.protocol import Protocol
-from eval.store import Store
+from eval.blocks.feature_store import Store
+from eval.protocol.protocol import Protocol
 
 
 @dataclass(frozen=True)

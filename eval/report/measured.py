@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from eval.curves import bars
+from eval.report.curves import bars
 
 Result = Mapping[str, Any]
 HEAD = (

@@ -8,11 +8,11 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from eval import measured, media
-from eval.curves import Point, chart
-from eval.measured import flat, number
-from eval.media import Medium
-from hvdm.report import duration
+from eval.report import embedded, measured
+from eval.report.curves import Point, chart
+from eval.report.embedded import Medium
+from eval.report.measured import flat, number
+from hvdm.events import duration
 
 MOST_EVENTS = 300
 _SUN = '<button id="theme" type="button" hidden></button>'
@@ -37,7 +37,7 @@ def document(title: str, made: str, sections: Sequence[str]) -> str:
 
 @cache
 def _asset(name: str) -> str:
-    return files("eval").joinpath(name).read_text()
+    return files("eval.report").joinpath(name).read_text()
 
 
 def section(title: str, body: str, empty: str) -> str:
@@ -117,13 +117,13 @@ def curves(found: Mapping[str, Sequence[Point]]) -> str:
 
 
 def reconstructions(found: Sequence[Medium]) -> str:
-    body = media.by_step(m for m in found if m.reconstruction)
+    body = embedded.by_step(m for m in found if m.reconstruction)
     empty = "none yet: hvdm evaluate run=RUN protocol=reconstruction@1 makes some"
     return section("Reconstructions", body, empty)
 
 
 def samples(found: Sequence[Medium], left_out: Sequence[str]) -> str:
-    body = media.by_step(m for m in found if not m.reconstruction)
+    body = embedded.by_step(m for m in found if not m.reconstruction)
     if left_out:
         names = escape(", ".join(left_out))
         body += f"<p>not embedded, for their weight; in samples/: {names}</p>"

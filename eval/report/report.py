@@ -9,20 +9,20 @@ from typing import Any
 
 import yaml
 
-from eval import media, page
-from eval.curves import series
+from eval.report import embedded, page
+from eval.report.curves import series
+from hvdm.checkpoint import checkpoint
 from hvdm.data.schema import atomic_write
 from hvdm.errors import UserError
-from hvdm.report import read_lines
-from hvdm.train import checkpoint
-from hvdm.train.ledger import ledger
+from hvdm.events import read_lines
+from hvdm.run.ledger import ledger
 
 
 def write_report(run: Path) -> Path:
     """RUN/report.html, whatever of the run is there."""
     run = _existing(run)
     facts, rows = as_json(run), read_lines(run / "metrics.jsonl")
-    shown, left_out = media.within_weight(media.found(run / "samples"))
+    shown, left_out = embedded.within_weight(embedded.found(run / "samples"))
     sections = [
         page.summary(facts),
         page.wall_time(facts["ledger"]),
@@ -57,7 +57,7 @@ def as_json(run: Path) -> dict[str, Any]:
         "environment": _environment(events),
         "evaluations": evaluations(run),
         "checkpoints": [_checkpoint(found) for found in checkpoint.listed(run)],
-        "samples": [f"samples/{m.name}" for m in media.found(run / "samples")],
+        "samples": [f"samples/{m.name}" for m in embedded.found(run / "samples")],
     }
 
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from eval.detectors import FEATURES
-from eval.extract import SHUFFLED
-from eval.jackknife import Estimate, estimate, extrapolate, interval, jackknife
-from eval.kinds import Options, Summary
-from eval.protocol import Protocol
-from eval.statistics import (
+from eval.blocks.extract import SHUFFLED
+from eval.blocks.feature_store import Groups, Store
+from eval.networks.detectors import FEATURES
+from eval.numbers.jackknife import Estimate, estimate, extrapolate, interval, jackknife
+from eval.numbers.statistics import (
     Floats,
     Moments,
     factor_distance,
@@ -20,7 +19,8 @@ from eval.statistics import (
     frechet_distance,
     null_bias,
 )
-from eval.store import Groups, Store
+from eval.protocol.kinds import Options, Summary
+from eval.protocol.protocol import Protocol
 
 
 @dataclass(frozen=True)

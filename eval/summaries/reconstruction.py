@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval import lpips
-from eval.blocks import SHOWN, Arrays, Blockwise, Task, about
-from eval.kinds import Options, Summary
-from eval.metrics import psnr, ssim
-from eval.protocol import Protocol
-from eval.store import Store
-from eval.subject import Reconstructions, exact
+from eval.blocks.feature_store import Store
+from eval.blocks.tasks import SHOWN, Arrays, Blockwise, Task, about
+from eval.clips.subject import Reconstructions, exact
+from eval.networks import lpips_distance
+from eval.numbers.metrics import psnr, ssim
+from eval.protocol.kinds import Options, Summary
+from eval.protocol.protocol import Protocol
 
 MEASURES = ("psnr", "ssim", "lpips")
 
@@ -27,7 +27,7 @@ class Comparison(Blockwise):
     lpips: str | None = None
 
     def particulars(self) -> Mapping[str, Any]:
-        return {"lpips": lpips.sha256(self.lpips) if self.lpips else None}
+        return {"lpips": lpips_distance.sha256(self.lpips) if self.lpips else None}
 
     def arrays(self, task: Task) -> Arrays:
         """Measures by name; of the first block, the first clips too."""
@@ -54,8 +54,8 @@ def _compared(asked: Comparison, original: Tensor, other: Tensor) -> dict[str, T
     decibels, exact_frames = psnr(original, other)
     found = {"psnr": decibels, "exact_frames": exact_frames, "ssim": ssim(original, other)}
     if asked.lpips:
-        network = lpips.make(asked.lpips, asked.device)
-        found["lpips"] = lpips.distance(network, original, other, asked.device)
+        network = lpips_distance.make(asked.lpips, asked.device)
+        found["lpips"] = lpips_distance.distance(network, original, other, asked.device)
     return found
 
 

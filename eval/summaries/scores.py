@@ -4,15 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from eval import similarity
-from eval.detectors import FEATURES, LOGITS
-from eval.frechet import Side, sides
-from eval.jackknife import interval, jackknife
-from eval.kinds import Options, Summary
-from eval.protocol import Protocol
-from eval.similarity import Scored, Subsets
-from eval.statistics import Floats
-from eval.store import Store
+from eval.blocks.feature_store import Store
+from eval.networks.detectors import FEATURES, LOGITS
+from eval.numbers import similarity
+from eval.numbers.jackknife import interval, jackknife
+from eval.numbers.similarity import Scored, Subsets
+from eval.numbers.statistics import Floats
+from eval.protocol.kinds import Options, Summary
+from eval.protocol.protocol import Protocol
+from eval.summaries.frechet import Side, sides
 
 
 def grouped(side: Side) -> list[Floats]:

@@ -12,9 +12,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
+from hvdm.checkpoint import faults
+from hvdm.checkpoint.storage import (
+    LATEST,
+    MANIFEST,
+    Row,
+    difference,
+    dumped,
+    hashed,
+    parsed,
+    step_of,
+)
 from hvdm.errors import RunError, UserError
-from hvdm.train import faults
-from hvdm.train.storage import LATEST, MANIFEST, Row, difference, dumped, hashed, parsed, step_of
 
 
 class Bucket:

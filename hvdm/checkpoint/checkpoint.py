@@ -7,7 +7,7 @@ fp32 vectors. KIND is `master`, `ema`, `buffer`, or a name of the optimizer's st
 may go in `retention`; the names that others need are here.
 """
 
-from hvdm.train.choosing import (
+from hvdm.checkpoint.choosing import (
     Checkpoint,
     choose,
     damage,
@@ -17,10 +17,10 @@ from hvdm.train.choosing import (
     of_step,
     shared_damage,
 )
-from hvdm.train.reading import Reader, check_fits, for_inference, hashes, restore, weights
-from hvdm.train.saver import Saver, save
-from hvdm.train.storage import MANIFEST
-from hvdm.train.writing import name_of, save_weights
+from hvdm.checkpoint.reading import Reader, check_fits, for_inference, hashes, restore, weights
+from hvdm.checkpoint.saver import Saver, save
+from hvdm.checkpoint.storage import MANIFEST
+from hvdm.checkpoint.writing import name_of, save_weights
 
 __all__ = [
     "MANIFEST",

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hvdm import dist
+from hvdm.checkpoint import places, storage
+from hvdm.checkpoint.storage import Storage
 from hvdm.errors import RunError, UserError
-from hvdm.train import places, storage
-from hvdm.train.storage import Storage
 
 FORMAT = 1
 

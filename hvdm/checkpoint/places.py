@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from hvdm.checkpoint.bucket import Bucket
+from hvdm.checkpoint.storage import Folder, Storage
 from hvdm.errors import UserError
-from hvdm.train.bucket import Bucket
-from hvdm.train.storage import Folder, Storage
 
 POINTER = "address"
 

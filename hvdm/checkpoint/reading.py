@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hvdm.checkpoint.choosing import Checkpoint, Wanted
+from hvdm.checkpoint.writing import DTYPES, GROUPS, buffers
 from hvdm.errors import RunError, UserError
-from hvdm.train.choosing import Checkpoint, Wanted
 from hvdm.train.ema import Ema
 from hvdm.train.engine import Engine
-from hvdm.train.writing import DTYPES, GROUPS, buffers
 
 _TYPES = {name: dtype for dtype, name in DTYPES.items()}
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hvdm.checkpoint import storage
+from hvdm.checkpoint.choosing import Checkpoint, damage, listed_in
+from hvdm.checkpoint.storage import Storage
 from hvdm.errors import UserError
-from hvdm.train import storage
-from hvdm.train.choosing import Checkpoint, damage, listed_in
-from hvdm.train.storage import Storage
 
 
 @dataclass(frozen=True)

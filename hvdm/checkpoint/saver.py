@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Any
 
 from hvdm import dist
+from hvdm.checkpoint import faults, places, retention, storage, writing
 from hvdm.config import CheckpointConfig
 from hvdm.errors import RunError
-from hvdm.report import Reporter
-from hvdm.train import faults, places, retention, storage, writing
+from hvdm.events import Reporter
 from hvdm.train.ema import Ema
 from hvdm.train.engine import Engine
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from hvdm.train import faults
+from hvdm.checkpoint import faults
 
 MANIFEST = "manifest.json"
 LATEST = "latest"

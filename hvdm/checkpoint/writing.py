@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from hvdm import dist
+from hvdm.checkpoint import faults, places
+from hvdm.checkpoint.choosing import FORMAT
+from hvdm.checkpoint.storage import Storage
 from hvdm.errors import RunError
-from hvdm.train import faults, places
-from hvdm.train.choosing import FORMAT
 from hvdm.train.ema import Ema
 from hvdm.train.engine import Engine
-from hvdm.train.storage import Storage
 
 GROUPS = ("weights", "optimizer", "ema", "buffers")
 _GROUP_OF = {"master": "weights", "ema": "ema", "buffer": "buffers"}

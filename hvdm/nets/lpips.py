@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from hvdm.errors import UserError
-from hvdm.nets.weights import read_state
+from hvdm.nets.state_files import read_state
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 SHIFT = (-0.030, -0.088, -0.188)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hvdm.train import stopping
+from hvdm.run import stopping
 
 COLUMNS = ("compute", "data", "checkpoint", "restart", "idle")
 STARTS = ("started", "resumed")

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from hvdm import dist
+from hvdm.checkpoint import places, storage
+from hvdm.checkpoint.choosing import Checkpoint, candidates, newest_valid, of_step, shared_damage
+from hvdm.checkpoint.reading import check_fits, restore
+from hvdm.checkpoint.writing import head
 from hvdm.config import Resume, flat
 from hvdm.errors import RunError, UserError
-from hvdm.train import places, storage
-from hvdm.train.choosing import Checkpoint, candidates, newest_valid, of_step, shared_damage
 from hvdm.train.loop import Session
-from hvdm.train.reading import check_fits, restore
-from hvdm.train.writing import head
 
 T = TypeVar("T")
 REQUEST = ".resume"

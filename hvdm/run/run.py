@@ -18,12 +18,11 @@ import yaml
 
 from hvdm import build, dist
 from hvdm import config as configs
+from hvdm.checkpoint import checkpoint, places
 from hvdm.config import Resume, RunConfig
 from hvdm.data.loader import Loader
 from hvdm.errors import UserError
-from hvdm.nets import attention
-from hvdm.recipe import Recipe
-from hvdm.report import (
+from hvdm.events import (
     Console,
     JsonLines,
     Reporter,
@@ -32,9 +31,11 @@ from hvdm.report import (
     WeightsAndBiases,
     read_lines,
 )
-from hvdm.steps import Steps, tell_substitutions
-from hvdm.train import account, checkpoint, places, resuming, stopping
-from hvdm.train.ledger import ledger, told
+from hvdm.nets import attention
+from hvdm.recipe import Recipe
+from hvdm.run import account, resuming, stopping
+from hvdm.run.ledger import ledger, told
+from hvdm.run.steps import Steps, tell_substitutions
 from hvdm.train.loop import Session
 
 PATIENCE_S = 20.0

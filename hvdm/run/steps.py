@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from hvdm import dist
+from hvdm.checkpoint.saver import Saver
 from hvdm.config import steps_of
 from hvdm.data.loader import Loader
-from hvdm.train import stopping
-from hvdm.train.account import Account, marked
+from hvdm.run import stopping
+from hvdm.run.account import Account, marked
+from hvdm.run.meter import Meter
 from hvdm.train.loop import Session, train_step
-from hvdm.train.meter import Meter
-from hvdm.train.saver import Saver
 
 Contents = Callable[[int], Mapping[str, Any]]
 """What a checkpoint of a step holds besides the state of the networks."""

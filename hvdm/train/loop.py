@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from hvdm import dist
 from hvdm.config import RunConfig
 from hvdm.errors import RunError
+from hvdm.events import Reporter
 from hvdm.recipe import Batch, Context, Logs, Phase, Recipe
-from hvdm.report import Reporter
 from hvdm.train import optim
 from hvdm.train.ema import Ema
 from hvdm.train.engine import Engine

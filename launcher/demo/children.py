@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from hvdm.errors import RunError
-from launcher.checks import parent, processes
+from launcher.doctor.checks import parent, processes
 
 _SET_DEATH_SIGNAL, _SET_SUBREAPER = 1, 36
 PATIENCE_S = 15.0
@@ -69,7 +69,7 @@ def run(verb: Sequence[str], log: Path, watch: Callable[[str], None]) -> None:
 
 def _environment() -> dict[str, str]:
     """One thread per worker, and the code that this process runs."""
-    here = str(Path(__file__).resolve().parents[1])
+    here = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(p for p in (here, os.environ.get("PYTHONPATH")) if p)
     unbuffered = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | unbuffered

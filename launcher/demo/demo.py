@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from hvdm import build
+from hvdm.checkpoint import checkpoint
 from hvdm.config import RunConfig, plain
 from hvdm.errors import UserError
-from hvdm.report import duration
-from hvdm.train import checkpoint
-from launcher import compose, stages
+from hvdm.events import duration
+from launcher import compose
 from launcher.arguments import Arguments
-from launcher.follow import Tail
+from launcher.demo import children
+from launcher.demo.quality import DETECTOR, DISTANCE, RECONSTRUCTION, Figure, figures
 from launcher.progress import Progress
-from launcher.quality import DETECTOR, DISTANCE, RECONSTRUCTION, Figure, figures
+from launcher.workers.follow import Tail
 
 WORKERS = ("cluster=local", "cluster.workers=2", "engine=deepspeed", "engine.zero=1")
 CLIPS = ("train=512", "test=64", "workers=2")
@@ -118,7 +119,7 @@ def trained(config: RunConfig) -> str | None:
 
 
 def evaluated(run: Path, protocol: str) -> str | None:
-    from eval.report import evaluations
+    from eval.report.report import evaluations
 
     weights = build.open_run(run).weights_hash
     for result in evaluations(run):
@@ -140,7 +141,7 @@ def demo(given: Arguments) -> int:
     began = time.monotonic()
     progress = Progress(sys.stderr if given.json else sys.stdout)
     _write_test(made.out)
-    with stages.keeping_house():
+    with children.keeping_house():
         for number, stage in enumerate(all_stages := made.stages(), start=1):
             _do(made, stage, f"{number}/{len(all_stages)} {stage.title}", progress)
     found = figures(made.autoencoder, made.diffusion, made.films())
@@ -171,7 +172,7 @@ def _do(made: Demo, stage: Stage, title: str, progress: Progress) -> None:
         return
     progress.begin(title, f"hvdm {' '.join(stage.verb)}")
     log = made.out / "logs" / f"{title.replace(' ', '-').replace('/', '-of-')}.log"
-    stages.run(stage.verb, log, _watcher(stage, progress))
+    children.run(stage.verb, log, _watcher(stage, progress))
     made.seconds[stage.title] = round(time.monotonic() - began, 1)
     progress.done(title, duration(time.monotonic() - began))
 

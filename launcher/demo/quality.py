@@ -46,7 +46,7 @@ def held_out(run: Path) -> Tensor:
 
 def _measured(run: Path, protocol: str) -> dict[str, Any]:
     """The newest checkpoint's result."""
-    from eval.report import evaluations
+    from eval.report.report import evaluations
 
     found = [result for result in evaluations(run) if result["protocol"] == protocol]
     if not found:
@@ -58,7 +58,7 @@ def _measured(run: Path, protocol: str) -> dict[str, Any]:
 
 
 def _reconstruction(run: Path, real: Tensor) -> Figure:
-    from eval.metrics import psnr
+    from eval.numbers.metrics import psnr
 
     opened = build.open_run(run)
     latent = torch.Size(opened.recipe.latent_shape).numel()  # type: ignore[attr-defined]
@@ -122,8 +122,8 @@ def _distance(run: Path, real: Tensor) -> Figure:
 
 
 def distance(real: Tensor, other: Tensor) -> float:
-    from eval.detectors import make
-    from eval.statistics import frechet_distance, moments
+    from eval.networks.detectors import make
+    from eval.numbers.statistics import frechet_distance, moments
 
     detector = make(DETECTOR)
     ours, theirs = (moments(next(iter(detector.extract(c).values()))) for c in (real, other))

@@ -8,9 +8,9 @@ from dataclasses import asdict
 
 from hvdm.config import ClusterConfig
 from hvdm.errors import UserError
-from launcher import checks, nodes, probing
 from launcher.arguments import Arguments
-from launcher.checks import Line
+from launcher.doctor import checks, nodes, probing
+from launcher.doctor.checks import Line
 
 CHECKS: dict[str, Callable[[], list[Line]]] = {
     "python": checks.python,

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hvdm.config import ClusterConfig
-from launcher import cluster, interfaces, probing
-from launcher.checks import Line
+from launcher.doctor import probing
+from launcher.doctor.checks import Line
+from launcher.workers import cluster, interfaces
 
 MEGABYTES = 32
 ROUNDS = 3
@@ -99,7 +100,7 @@ def clock() -> float:
 
 def facts_of(folder: str) -> Facts:
     """On a node."""
-    from hvdm.run import versions
+    from hvdm.run.run import versions
 
     token = f"node-{uuid.uuid4().hex[:8]}"
     shared = (Path(folder) / "driver").is_file()
@@ -124,7 +125,7 @@ def answered(nodes: Sequence[Mapping[str, Any]], facts: Sequence[Facts | None]) 
 
 def versions(facts: Sequence[Facts]) -> list[Line]:
     """Equal to ours on all nodes."""
-    from hvdm.run import versions as own_versions
+    from hvdm.run.run import versions as own_versions
 
     own, lines = own_versions(), []
     for found in facts:

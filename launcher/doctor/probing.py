@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from hvdm.errors import RunError, UserError
-from launcher.checks import GIB, Line
+from launcher.doctor.checks import GIB, Line
 
 
 def probe(name: str, timeout_s: int = 120) -> list[Line]:
     """Runs the probe elsewhere; whatever happens there is a line."""
-    command = [sys.executable, "-m", "launcher.probing", name]
+    command = [sys.executable, "-m", "launcher.doctor.probing", name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
     except subprocess.TimeoutExpired:
@@ -82,7 +82,7 @@ def video() -> list[Line]:
     import numpy as np
     import torch
 
-    from eval.pictures import write_mp4
+    from hvdm.media.pictures import write_mp4
 
     clip = torch.arange(8, dtype=torch.uint8)[:, None, None, None].expand(8, 64, 64, 3) * 30
     lines = []
@@ -126,7 +126,7 @@ def _read_decord(path: Path) -> Any:
 def evaluation() -> list[Line]:
     import torch
 
-    from eval import detectors
+    from eval.networks import detectors
 
     made = detectors.make("untrained")
     made.extract(torch.zeros(1, 4, 16, 16, 3, dtype=torch.uint8))
@@ -149,7 +149,7 @@ def deepspeed() -> list[Line]:
 
 def ray() -> list[Line]:
     from hvdm.config import ClusterConfig
-    from launcher import cluster
+    from launcher.workers import cluster
 
     began = time.monotonic()
     where = ClusterConfig("local", workers=2, cpus_per_worker=0.5)

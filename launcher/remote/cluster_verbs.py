@@ -6,7 +6,7 @@ CLUSTER_VERBS = (
     Verb(
         "submit",
         "hvdm train as a job on a cluster: checked here, run there, its output shown here",
-        "launcher.jobs:submit",
+        "launcher.remote.jobs:submit",
         (
             ("config=NAME", "as in hvdm train; a YAML file has to lie where the cluster sees it"),
             ("address=http://HEAD:8265", "the head's dashboard; default $RAY_API_SERVER_ADDRESS"),
@@ -24,14 +24,14 @@ CLUSTER_VERBS = (
     Verb(
         "jobs list",
         "the jobs of a cluster: name, state, run",
-        "launcher.jobs:list_",
+        "launcher.remote.jobs:list_",
         (("address=http://HEAD:8265", "the head's dashboard"), ("--json", "as data")),
         ("jobs list address=http://head:8265",),
     ),
     Verb(
         "jobs logs",
         "what a job has printed",
-        "launcher.jobs:logs",
+        "launcher.remote.jobs:logs",
         (
             ("JOB", "its name; see hvdm jobs list"),
             ("follow=true|false", "go on until it ends; default false"),
@@ -42,14 +42,14 @@ CLUSTER_VERBS = (
     Verb(
         "jobs stop",
         "stops a job after the step that it is in, with a checkpoint",
-        "launcher.jobs:stop",
+        "launcher.remote.jobs:stop",
         (("JOB", "its name; see hvdm jobs list"), ("address=http://HEAD:8265", "the dashboard")),
         ("jobs stop train-sky address=http://head:8265",),
     ),
     Verb(
         "cluster template",
         "what to hand to Slurm, to Kubernetes, or to cloud machines for a run",
-        "launcher.templating:template",
+        "launcher.remote.templating:template",
         (
             ("slurm|kuberay|vm", "an sbatch script, a RayJob, or a file for ray up"),
             ("config=NAME", "the run, and any key of it; cluster.workers gives the nodes"),
@@ -69,7 +69,7 @@ CLUSTER_VERBS = (
     Verb(
         "cluster status",
         "the nodes of a running cluster, and what they have",
-        "launcher.status:status",
+        "launcher.remote.status:status",
         (
             ("address=HOST:PORT", "the head; default the cluster that this machine belongs to"),
             ("nodes=N wait_s=S", "wait until there are as many; exit code 1 if they do not come"),

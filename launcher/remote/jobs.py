@@ -13,7 +13,7 @@ from hvdm.config import RunConfig
 from hvdm.errors import RunError, UserError, closest
 from launcher import compose
 from launcher.arguments import Arguments
-from launcher.cluster import ray_module
+from launcher.workers.cluster import ray_module
 
 T = TypeVar("T")
 RUN = "hvdm.run"

@@ -7,8 +7,9 @@ from typing import Any
 
 from hvdm.config import ClusterConfig
 from hvdm.errors import RunError
-from launcher import checks, cluster
 from launcher.arguments import Arguments
+from launcher.doctor import checks
+from launcher.workers import cluster
 
 Row = dict[str, Any]
 

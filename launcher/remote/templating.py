@@ -90,7 +90,7 @@ def render(
         "GPU_RESOURCE": f', nvidia.com/gpu: "{size.gpus}"' if size.gpus else "",
         "RAY": metadata.version("ray"),
     }
-    text = resources.files("launcher").joinpath("templates", FILES[kind]).read_text()
+    text = resources.files("launcher.remote").joinpath("templates", FILES[kind]).read_text()
     return re.sub(r"@([A-Z_]+)@", lambda found: values[found[1]], text)
 
 

@@ -20,7 +20,7 @@ from hvdm import build
 from hvdm.config import RunConfig
 from hvdm.recipe import Context, Recipe
 from hvdm.train import optim
-from launcher import models
+from launcher.sizing import models
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hvdm import build
 from hvdm.config import RunConfig
 from hvdm.errors import UserError, closest
+from hvdm.events import duration
 from hvdm.recipe import Recipe
-from hvdm.report import duration
 from hvdm.train import optim
-from launcher import compose, footprint
+from launcher import compose
 from launcher.arguments import Arguments
-from launcher.footprint import Step
+from launcher.sizing import footprint
+from launcher.sizing.footprint import Step
 
 GIB = 2**30
 STAGES = (0, 1, 2, 3)

@@ -10,9 +10,9 @@ import yaml
 from eval.history import results_in
 from hvdm import build
 from hvdm import config as configs
+from hvdm.checkpoint.checkpoint import Checkpoint
 from hvdm.config import RunConfig
-from hvdm.nets.weights import sha256_of
-from hvdm.train.checkpoint import Checkpoint
+from hvdm.nets.state_files import sha256_of
 
 NAME = "README.md"
 

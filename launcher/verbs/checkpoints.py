@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from hvdm import build
+from hvdm.checkpoint import checkpoint, places, retention
+from hvdm.checkpoint.checkpoint import Checkpoint, Reader
+from hvdm.checkpoint.choosing import candidates
+from hvdm.checkpoint.storage import Folder
 from hvdm.errors import UserError
-from hvdm.train import checkpoint, places, retention
-from hvdm.train.checkpoint import Checkpoint, Reader
-from hvdm.train.choosing import candidates
-from hvdm.train.storage import Folder
 from launcher.arguments import Arguments
 
 

@@ -1,8 +1,8 @@
 """The verb around a run: train."""
 
 from launcher import compose
-from launcher import train as training
 from launcher.arguments import Arguments
+from launcher.verbs import training as training
 
 
 def train(given: Arguments) -> int:

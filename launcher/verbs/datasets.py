@@ -6,14 +6,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from data_tools import synthetic as maker
 from data_tools import verify as verifier
+from data_tools.synthetic import making as maker
 from hvdm import config as configs
 from hvdm.config import ClusterConfig
 from hvdm.errors import UserError
-from launcher import cluster, compose
+from launcher import compose
 from launcher.arguments import Arguments
-from launcher.cluster import Executor, over_processes
+from launcher.workers import cluster
+from launcher.workers.cluster import Executor, over_processes
 
 DEFAULTS = {"train": 256, "test": 64, "per_shard": 32, "frames": 16, "height": 32, "width": 32}
 

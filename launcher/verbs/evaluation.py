@@ -8,8 +8,9 @@ from typing import Any
 
 from hvdm.config import ClusterConfig, parse
 from hvdm.errors import UserError, closest
-from launcher import cluster, compose
+from launcher import compose
 from launcher.arguments import Arguments
+from launcher.workers import cluster
 
 AVERAGES = ("ema", "raw", "both")
 OPTION = "sample."
@@ -89,7 +90,7 @@ def _requests(given: Arguments, where: ClusterConfig, watched: bool) -> list[Any
 def _averages(run: str) -> bool:
     from eval.sides import keeps_averages
     from hvdm.build import split_reference
-    from hvdm.train import checkpoint
+    from hvdm.checkpoint import checkpoint
 
     folder, step = split_reference(run)
     return keeps_averages(checkpoint.choose(folder, step))
@@ -165,7 +166,7 @@ def _change(name: str, row: dict[str, Any]) -> str:
 
 
 def weights_fetch(given: Arguments) -> int:
-    from eval import weights
+    from eval.networks import weights
 
     name, folder = given.need("name", "i3d"), weights.folder_of(given.take("weights"))
     sha256, url = given.take("sha256"), given.take("url")
@@ -177,7 +178,7 @@ def weights_fetch(given: Arguments) -> int:
 
 
 def weights_list(given: Arguments) -> int:
-    from eval import weights
+    from eval.networks import weights
 
     rows = weights.listed(weights.folder_of(given.take("weights")))
     given.done()

@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from hvdm import build
 from hvdm import config as configs
+from hvdm.checkpoint import checkpoint
 from hvdm.config import RunConfig
 from hvdm.errors import UserError, closest
-from hvdm.nets.weights import read_state, sha256_of
+from hvdm.nets.state_files import read_state, sha256_of
 from hvdm.recipe import Recipe
 from hvdm.recipes.hvdm import released
-from hvdm.train import checkpoint
-from launcher import cards, compose
+from launcher import compose
 from launcher.arguments import Arguments
-from launcher.models import on_meta
+from launcher.sizing.models import on_meta
+from launcher.verbs import cards
 
 FAMILIES = ("hvdm", "pvdm")
 NETWORK = {"autoencoder": "autoencoder", "diffusion": "denoiser"}

@@ -8,7 +8,7 @@ from launcher.arguments import Arguments
 
 
 def report(given: Arguments) -> int:
-    from eval.report import as_json, write_report
+    from eval.report.report import as_json, write_report
 
     run = Path(given.need("run", "runs/tiny/hvdm_autoencoder"))
     given.done()

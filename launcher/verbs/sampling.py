@@ -12,17 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval import pictures
-from eval.media import FRAMES
-from eval.subject import Model, exact, hold, open_model
+from eval.clips.subject import Model, exact, hold, open_model
+from eval.report.embedded import FRAMES
 from hvdm import build
 from hvdm.config import ClusterConfig, parse
 from hvdm.errors import UserError, closest
+from hvdm.events import duration
+from hvdm.media import photo, pictures
 from hvdm.recipe import Noise, SampleRequest, to_pixels
-from hvdm.report import duration
-from launcher import cluster, compose, picture
+from launcher import compose
 from launcher.arguments import Arguments
 from launcher.progress import Progress
+from launcher.workers import cluster
 
 KINDS = ("clip", "long", "image", "dynamics")
 WRITTEN = ("mp4", "gif", "frames")
@@ -131,8 +132,8 @@ def _order(given: Arguments) -> Order:
     if what not in KINDS:
         raise UserError(f"what={what!r} cannot be sampled; {closest(what, KINDS)}")
     image, fit = given.take("image"), given.take("fit", "crop") or "crop"
-    if fit not in picture.FITS:
-        raise UserError(f"fit={fit!r}; {closest(fit, picture.FITS)}")
+    if fit not in photo.FITS:
+        raise UserError(f"fit={fit!r}; {closest(fit, photo.FITS)}")
     return Order(
         what=what,
         count=_at_least_one(given, "count", 8),
@@ -194,7 +195,7 @@ def _image(order: Order, opened: build.Opened) -> Tensor | None:
     if order.image is None:
         return None
     data = opened.config.data
-    pixels = picture.read(order.image, data.height, data.width, order.fit)
+    pixels = photo.read(order.image, data.height, data.width, order.fit)
     return torch.from_numpy(np.array(pixels))
 
 

@@ -1,6 +1,6 @@
 """The table of verbs: what each does, its keys, and examples that can be typed as they stand."""
 
-from launcher.cluster_verbs import CLUSTER_VERBS
+from launcher.remote.cluster_verbs import CLUSTER_VERBS
 from launcher.verb import Verb
 
 __all__ = ["VERBS", "Verb"]
@@ -14,7 +14,7 @@ _ALL = (
     Verb(
         "demo",
         "clips, shards, two models, samples, an evaluation and a report, in minutes on two cores",
-        "launcher.demo:demo",
+        "launcher.demo.demo:demo",
         (
             ("out=DIR", "where to; default runs/demo. What is there already is used"),
             ("steps=N", "train both models for N steps only"),
@@ -26,7 +26,7 @@ _ALL = (
     Verb(
         "train",
         "trains a run, or goes on with it: the same command resumes",
-        "launcher.commands:train",
+        "launcher.verbs.commands:train",
         (
             ("config=NAME", "a config under configs/, or the path of a YAML file"),
             ("run=DIR", "the run folder; default runs/NAME"),
@@ -51,7 +51,7 @@ _ALL = (
     Verb(
         "sample",
         "draws videos from a run: mp4, gif, and a sheet with what was asked under each",
-        "launcher.sampling:sample",
+        "launcher.verbs.sampling:sample",
         (
             ("run=RUN[@STEP]", "the run; its newest valid checkpoint unless told"),
             ("what=clip|long|image|dynamics", "a clip; clips that go on; a picture that moves;"),
@@ -89,7 +89,7 @@ _ALL = (
     Verb(
         "evaluate",
         "measures a run, or clips from anywhere, under named protocols",
-        "launcher.evaluate:evaluate",
+        "launcher.verbs.evaluation:evaluate",
         (
             ("run=RUN[@STEP]", "the run; its newest valid checkpoint unless told"),
             ("protocol=NAME[,NAME…]", "what to measure; a wrong name lists them all"),
@@ -119,7 +119,7 @@ _ALL = (
     Verb(
         "compare",
         "two evaluation results side by side; refuses unequal protocols",
-        "launcher.evaluate:compare",
+        "launcher.verbs.evaluation:compare",
         (
             ("A B", "two result files of RUN/evaluations/"),
             ("force=true", "compare all the same what was measured differently"),
@@ -130,7 +130,7 @@ _ALL = (
     Verb(
         "weights fetch",
         "downloads a detector's weights, and pins them by sha256",
-        "launcher.evaluate:weights_fetch",
+        "launcher.verbs.evaluation:weights_fetch",
         (
             ("name=NAME", "which; see hvdm weights list"),
             ("weights=DIR", "where to; default $HVDM_WEIGHTS, or hvdm/weights in the cache"),
@@ -142,7 +142,7 @@ _ALL = (
     Verb(
         "weights list",
         "which files of weights there are, where they come from, and what is wrong with them",
-        "launcher.evaluate:weights_list",
+        "launcher.verbs.evaluation:weights_list",
         (
             ("weights=DIR", "default $HVDM_WEIGHTS, or hvdm/weights in the cache"),
             ("--json", "as data"),
@@ -152,14 +152,14 @@ _ALL = (
     Verb(
         "report",
         "one page about a run, for any browser: curves, clips, evaluations, events",
-        "launcher.reporting:report",
+        "launcher.verbs.reporting:report",
         (("run=RUN", "the run folder"), ("--json", "the same as data, without the page")),
         ("report run=runs/tiny/hvdm_autoencoder",),
     ),
     Verb(
         "doctor",
         "what works on this machine, and what to do about what does not",
-        "launcher.doctor:doctor",
+        "launcher.doctor.doctor:doctor",
         (
             (
                 "cluster=existing",
@@ -174,7 +174,7 @@ _ALL = (
     Verb(
         "plan",
         "memory per GPU, what fits, how fast, how long, before anything is rented",
-        "launcher.plan:plan",
+        "launcher.sizing.plan:plan",
         (
             ("config=NAME", "the run that is planned"),
             ("gpus=N", "default 8"),
@@ -192,7 +192,7 @@ _ALL = (
     Verb(
         "models",
         "every recipe: parameters per network, multiply-adds, latent shape",
-        "launcher.models:models",
+        "launcher.sizing.models:models",
         (
             ("config=NAME", "only this one, and then any key of it, such as model.width=256"),
             ("--json", "as data"),
@@ -202,7 +202,7 @@ _ALL = (
     Verb(
         "checkpoint list",
         "the checkpoints of a run: step, size, time; hashes with --json",
-        "launcher.checkpoints:list_",
+        "launcher.verbs.checkpoints:list_",
         (
             ("run=RUN", "the run folder"),
             ("--json", "with a sha256 over each network's weights, optimizer state and EMA"),
@@ -212,14 +212,14 @@ _ALL = (
     Verb(
         "checkpoint verify",
         "reads every byte of every checkpoint against its manifest",
-        "launcher.checkpoints:verify",
+        "launcher.verbs.checkpoints:verify",
         (("run=RUN", "the run folder"), ("--json", "as data")),
         ("checkpoint verify run=runs/tiny/hvdm_autoencoder",),
     ),
     Verb(
         "checkpoint prune",
         "removes old checkpoints; never one that is pinned, leased, or the newest that verifies",
-        "launcher.checkpoints:prune",
+        "launcher.verbs.checkpoints:prune",
         (
             ("run=RUN", "the run folder"),
             ("keep=N", "the last N stay; default the run's checkpoint.keep"),
@@ -233,7 +233,7 @@ _ALL = (
     Verb(
         "checkpoint diff",
         "how far two runs are apart: relative to the weights, and to the way they have gone",
-        "launcher.checkpoints:diff",
+        "launcher.verbs.checkpoints:diff",
         (
             ("A B", "two runs, each RUN or RUN@STEP"),
             ("base=RUN[@STEP]", "where they began, instead of the initial weights"),
@@ -245,7 +245,7 @@ _ALL = (
     Verb(
         "checkpoint import",
         "makes run folders from files of the public HVDM or PVDM code",
-        "launcher.released:import_",
+        "launcher.verbs.released:import_",
         (
             ("from=hvdm|pvdm", "whose files they are"),
             ("autoencoder=FILE", "a state dict, .pth or .safetensors; no code in it is run"),
@@ -263,7 +263,7 @@ _ALL = (
     Verb(
         "checkpoint export",
         "writes a run's weights under the public code's names, or under ours",
-        "launcher.released:export",
+        "launcher.verbs.released:export",
         (
             ("run=RUN[@STEP]", "the run; its newest valid checkpoint unless told"),
             ("to=hvdm|pvdm|safetensors", "the public names, or ours"),
@@ -277,7 +277,7 @@ _ALL = (
     Verb(
         "data synthetic",
         "makes a data set of moving shapes, as WebDataset shards with manifest and index",
-        "launcher.data:synthetic",
+        "launcher.verbs.datasets:synthetic",
         (
             ("out=DIR", "where to; default datasets/shapes"),
             ("train=N", "clips to train on; default 256"),
@@ -292,7 +292,7 @@ _ALL = (
     Verb(
         "data shard",
         "videos or pictures become shards; killed and started again, it goes on",
-        "launcher.data:shard",
+        "launcher.verbs.datasets:shard",
         (
             ("source=WHERE", "a folder, a glob, or a list (.txt, .csv, .jsonl: captions, labels)"),
             ("out=DIR", "the data set; new sources append new shards to it"),
@@ -313,7 +313,7 @@ _ALL = (
     Verb(
         "data verify",
         "is a data set what its manifest says: sizes and hashes, or every frame",
-        "launcher.data:verify",
+        "launcher.verbs.datasets:verify",
         (
             ("DIR, or path=DIR", "the data set, or one split of it"),
             ("full=true|false", "decode every frame of every clip; default false"),
@@ -325,7 +325,7 @@ _ALL = (
     Verb(
         "data repair",
         "restores damaged shards: from a copy, or without the samples that are lost",
-        "launcher.data:repair",
+        "launcher.verbs.datasets:repair",
         (
             ("DIR, or path=DIR", "the data set"),
             ("source=DIR", "a copy to take damaged shards from; else lost samples are taken out"),
@@ -336,14 +336,14 @@ _ALL = (
     Verb(
         "data stats",
         "clips, sources, lengths, sizes, classes and motion of each split",
-        "launcher.data:stats",
+        "launcher.verbs.datasets:stats",
         (("DIR, or path=DIR", "the data set"), ("--json", "as data")),
         ("data stats datasets/shapes",),
     ),
     Verb(
         "data preview",
         "contact sheets, and a page that plays clips",
-        "launcher.data:preview",
+        "launcher.verbs.datasets:preview",
         (
             ("DIR, or path=DIR", "the data set"),
             ("count=N seed=N", "how many clips of each split, default 24; which, default 0"),
@@ -354,7 +354,7 @@ _ALL = (
     Verb(
         "data reshard",
         "the same samples in shards of another size, in another order if a seed is given",
-        "launcher.data:reshard",
+        "launcher.verbs.datasets:reshard",
         (
             ("DIR, or path=DIR", "the data set"),
             ("out=DIR", "where to"),
@@ -366,21 +366,21 @@ _ALL = (
     Verb(
         "data merge",
         "several data sets as one; equal keys are refused",
-        "launcher.data:merge",
+        "launcher.verbs.datasets:merge",
         (("A B …", "the data sets"), ("out=DIR", "where to"), ("workers=N", "processes")),
         ("data merge datasets/a datasets/b out=datasets/both",),
     ),
     Verb(
         "data diff",
         "which samples two data sets share, and which they do not",
-        "launcher.data:diff",
+        "launcher.verbs.datasets:diff",
         (("A B", "two data sets"), ("--json", "as data")),
         ("data diff datasets/a datasets/b",),
     ),
     Verb(
         "data encode",
         "clips become the latents of a frozen first stage",
-        "launcher.data:encode",
+        "launcher.verbs.datasets:encode",
         (
             ("DIR, or path=DIR", "the data set"),
             ("out=DIR", "where to"),

@@ -13,11 +13,11 @@ from hvdm import config as configs
 from hvdm.config import RunConfig
 from hvdm.data.schema import read_manifest
 from hvdm.errors import RunError, UserError
-from hvdm.report import Console, JsonLines, Sink, read_lines
-from hvdm.train import resuming, stopping
-from hvdm.train.ledger import ENDS
-from launcher import cluster, group, requests, worker
-from launcher.follow import Follower
+from hvdm.events import Console, JsonLines, Sink, read_lines
+from hvdm.run import resuming, stopping
+from hvdm.run.ledger import ENDS
+from launcher.workers import cluster, group, stop_file, worker
+from launcher.workers.follow import Follower
 
 STOPPED_BY_SIGNAL = 75
 
@@ -39,7 +39,7 @@ def preflight(config: RunConfig) -> None:
 
 
 def _inline(config: RunConfig) -> int:
-    from hvdm import run
+    from hvdm.run import run
 
     folder = Path(config.run)
     resuming.forget_request(folder)
@@ -52,7 +52,7 @@ def _on_ray(config: RunConfig) -> int:
     folder = Path(config.run)
     folder.mkdir(parents=True, exist_ok=True)
     worker.taken_note(config.run)
-    requests.clear(folder)
+    stop_file.clear(folder)
     config = replace(config, resume=resuming.leave_request(folder, config.resume))
     with _told(config), cluster.session(config.cluster), _followed(folder) as shown:
         try:
@@ -68,7 +68,7 @@ def _on_ray(config: RunConfig) -> int:
         left = worker.taken_note(config.run)
         if left:
             raise left
-    return STOPPED_BY_SIGNAL if requests.asked(folder) and not _finished(folder) else 0
+    return STOPPED_BY_SIGNAL if stop_file.asked(folder) and not _finished(folder) else 0
 
 
 def _finished(run: Path) -> bool:
@@ -77,7 +77,7 @@ def _finished(run: Path) -> bool:
 
 
 def _ask_to_stop(folder: Path, shown: Sink) -> None:
-    requests.ask(folder, stopping.ASKED)
+    stop_file.ask(folder, stopping.ASKED)
     text = "stopping after this step, with a checkpoint; a second signal stops at once"
     shown.event({"event": "note", "text": text})
 

@@ -12,10 +12,10 @@ import ray.exceptions
 from ray.train.torch import TorchConfig
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
-from hvdm.report import JsonLines, read_lines
-from hvdm.train import stopping
-from hvdm.train.ledger import ENDS
-from launcher import interfaces, requests
+from hvdm.events import JsonLines, read_lines
+from hvdm.run import stopping
+from hvdm.run.ledger import ENDS
+from launcher.workers import interfaces, stop_file
 
 _RayBackend: Any = TorchConfig().backend_cls
 LOSSES = "losses"
@@ -73,15 +73,15 @@ class Watch(WorkerGroupCallback, ControllerCallback):
     def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
         """Also called for starts and restarts, when nothing trains that could save."""
         run = Path(self._run)
-        if not self._trains or requests.asked(run):
+        if not self._trains or stop_file.asked(run):
             return
         self._trains = False
         asked, until = time.time(), time.monotonic() + self._patience_s
-        requests.ask(run, stopping.RESIZED)
+        stop_file.ask(run, stopping.RESIZED)
         while not _stopped_since(run, asked) and time.monotonic() < until:
             time.sleep(0.05)
-        if requests.asked(run) == stopping.RESIZED:
-            requests.clear(run)
+        if stop_file.asked(run) == stopping.RESIZED:
+            stop_file.clear(run)
 
     def _tell(self, worker_exceptions: Mapping[int, Exception]) -> None:
         """An event; the tracebacks go to the logs of the run."""

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from hvdm.config import ClusterConfig
 from hvdm.errors import RunError, UserError
-from launcher import checks, spares
+from launcher.doctor import checks
+from launcher.workers import spares
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -164,7 +165,7 @@ def stream(
 def _as_they_come(
     cluster: ClusterConfig, function: Callable[[Any], Any], items: list[Any]
 ) -> Iterator[tuple[int, Any]]:
-    from launcher.crew import Crew
+    from launcher.workers.crew import Crew
 
     with session(cluster):
         crew = Crew(ray_module(), cluster, function)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hvdm.report import Sink
+from hvdm.events import Sink
 
 
 class Tail:

@@ -13,8 +13,9 @@ from typing import Any
 
 from hvdm.config import ClusterConfig
 from hvdm.errors import RunError
-from launcher import checks, spares
-from launcher.cluster import ray_module
+from launcher.doctor import checks
+from launcher.workers import spares
+from launcher.workers.cluster import ray_module
 
 _RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 Worker = Callable[[Mapping[str, Any]], None]
@@ -47,7 +48,7 @@ def _trainer(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from launcher import backend
+    from launcher.workers import backend
 
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
@@ -163,7 +164,7 @@ def _heard(on_signal: Callable[[], None]) -> Iterator[None]:
 
 def _first_cause(error: Any, folder: Path) -> RunError:
     """One line of what went wrong first; the whole story goes to the run's logs."""
-    from launcher import backend
+    from launcher.workers import backend
 
     log = folder / "logs" / "failure.txt"
     with suppress(OSError):

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 VARIABLE = "HVDM_TRAINING_WORKER"
-HOOK = "launcher.spares.warm"
+HOOK = "launcher.workers.spares.warm"
 KEEP_S = 30 * 24 * 3600
 
 
@@ -25,8 +25,8 @@ def warm() -> None:
     import torch._dynamo  # noqa: F401
     from ray.train.v2._internal.execution.worker_group import worker  # noqa: F401
 
-    import hvdm.run  # noqa: F401
-    import launcher.backend  # noqa: F401
+    import hvdm.run.run  # noqa: F401
+    import launcher.workers.backend  # noqa: F401
 
     if os.environ[VARIABLE] == "deepspeed":
         with suppress(ImportError):

@@ -6,7 +6,7 @@ It is there from the start, and opened anew for every look: NFS then asks the se
 from contextlib import suppress
 from pathlib import Path
 
-from hvdm.train import stopping
+from hvdm.run import stopping
 
 REQUEST = ".stop"
 

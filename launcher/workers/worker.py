@@ -9,8 +9,8 @@ from typing import Any
 
 from hvdm import config as configs
 from hvdm.errors import RunError, UserError
-from hvdm.train import stopping
-from launcher import requests, spares
+from hvdm.run import stopping
+from launcher.workers import spares, stop_file
 
 FATAL = ".fatal.json"
 RESIZE_S = 60.0
@@ -22,11 +22,11 @@ def train(mapping: Mapping[str, Any]) -> None:
     Ray starts a failed group again whatever the failure was; the second group finds the note
     and goes home.
     """
-    from hvdm import run
+    from hvdm.run import run
 
     config = configs.load(mapping)
     folder = Path(config.run)
-    if fatal_path(config.run).exists() or requests.asked(folder) == stopping.ASKED:
+    if fatal_path(config.run).exists() or stop_file.asked(folder) == stopping.ASKED:
         return
     context = _context()
     os.environ["LOCAL_RANK"] = str(context.get_local_rank())
@@ -56,7 +56,7 @@ def _context() -> Any:
 
 def _asked(run: Path, rank: int) -> stopping.Source:
     """What the command or the controller asks for; one rank looks, and all hear of it."""
-    return (lambda: "") if rank else (lambda: requests.asked(run))
+    return (lambda: "") if rank else (lambda: stop_file.asked(run))
 
 
 def _drained(context: Any) -> stopping.Source:

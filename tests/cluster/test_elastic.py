@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from hvdm import run
 from hvdm.data.batches import read_keys
-from launcher import compose, requests
-from launcher.checkpoints import difference
+from hvdm.run import run
+from launcher import compose
+from launcher.verbs.checkpoints import difference
+from launcher.workers import stop_file
 from tests.cluster import hosts
 from tests.paced import paced
 from tests.paced.holding import Held, until
@@ -63,7 +64,7 @@ def test_four_workers_two_and_then_three(
     held.release(5)
     held.reached(8, process)
     four_hosts.start_ray(four_hosts.hosts[2])
-    until(lambda: requests.asked(held.run) == "resized", process)
+    until(lambda: stop_file.asked(held.run) == "resized", process)
     held.release(8)
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors

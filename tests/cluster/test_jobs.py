@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hvdm import run
-from launcher import compose, requests
-from launcher.checkpoints import difference
+from hvdm.run import run
+from launcher import compose
+from launcher.verbs.checkpoints import difference
+from launcher.workers import stop_file
 from tests.cluster import hosts
 from tests.paced import paced
 from tests.paced.holding import Held, hvdm, until
@@ -87,7 +88,7 @@ def test_the_slurm_script_trains_is_preempted_and_resumes(
     held.reached(5, first)
     (script,) = [p for p in bare_hosts.head.pids() if _is_bash(p)]
     os.kill(script, signal.SIGTERM)
-    until(lambda: requests.asked(held.run) == "asked", first)
+    until(lambda: stop_file.asked(held.run) == "asked", first)
     held.release(5)
     assert first.wait(120) == 75, (tmp_path / "job.log").read_text()
     assert (tmp_path / "requeued").read_text() == "41\n"

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from data_tools.synthetic import make
-from hvdm.report import read_lines
-from hvdm.train.ledger import ledger
+from data_tools.synthetic.making import make
+from hvdm.events import read_lines
+from hvdm.run.ledger import ledger
 from launcher.cli import main
 from tests.cluster.hosts import RAY, Clock, Cluster, Host, cluster
 from tests.launcher.test_losses import straight

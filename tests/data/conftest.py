@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.synthetic import make
+from data_tools.synthetic.making import make
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from data_tools.synthetic import encode_h264
+from data_tools.synthetic.making import encode_h264
+from data_tools.synthetic.rendering import render
 from hvdm.data.decode import (
     CannotDecode,
     ClipSpec,
@@ -19,7 +20,6 @@ from hvdm.data.decode import (
     read_frames,
     resize,
 )
-from hvdm.data.synthetic import render
 from hvdm.errors import UserError
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools.synthetic import encode_h264
+from data_tools.synthetic.making import encode_h264
+from data_tools.synthetic.rendering import render
 from data_tools.writer import Sample, write_shard
 from hvdm.data.clips import random_window
 from hvdm.data.loader import ClipSpec, Loader, Options
 from hvdm.data.schema import VERSION, DamagedSample, Manifest, read_manifest, write_manifest
-from hvdm.data.synthetic import render
 from hvdm.errors import RunError, UserError
 from hvdm.recipe import Batch
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.synthetic import make
+from data_tools.synthetic.making import make
 from hvdm.data.loader import ClipSpec, Loader
 from hvdm.data.mix import Mixture, shares
 from hvdm.errors import UserError

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hvdm import run
 from hvdm.config import RunConfig
 from hvdm.data.batches import read_keys
+from hvdm.run import run
 from launcher import compose
 from tests.ranks import Ranks
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_tools.synthetic import encode_h264, make
+from data_tools.synthetic.making import encode_h264, make
+from data_tools.synthetic.rendering import render
 from data_tools.writer import Sample, write_shard
 from hvdm.data import rows
 from hvdm.data.batches import read_keys
@@ -21,7 +22,6 @@ from hvdm.data.schema import (
     read_manifest,
     write_manifest,
 )
-from hvdm.data.synthetic import render
 from hvdm.errors import RunError
 
 SPEC = ClipSpec(frames=4, height=32, width=32, stride=2)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from hvdm.data.similarity import dissimilarity
-from hvdm.data.synthetic import CLASSES, render
+from data_tools.synthetic.rendering import CLASSES, render
+from hvdm.data.dissimilarity import dissimilarity
 
 
 def test_a_clip_is_a_function_of_seed_and_index() -> None:

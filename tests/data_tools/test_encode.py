@@ -9,11 +9,12 @@ import torch
 from data_tools.encode import encode, stage_of
 from data_tools.rearrange import reshard
 from data_tools.verify import verify
-from hvdm import build, run
+from hvdm import build
 from hvdm.config import DataConfig, RunConfig
 from hvdm.data.loader import ClipSpec, Loader
 from hvdm.data.schema import read_manifest
 from hvdm.errors import UserError
+from hvdm.run import run
 from launcher import compose
 
 

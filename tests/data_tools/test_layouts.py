@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_tools.finding import find
 from data_tools.settings import Settings
 from data_tools.shard import shard
-from data_tools.sources import find
 from data_tools.verify import verify
 from hvdm.data.loader import ClipSpec, Loader
 from hvdm.errors import UserError

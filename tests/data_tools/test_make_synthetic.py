@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import webdataset
 
-from data_tools.synthetic import encode_h264, make
+from data_tools.synthetic.making import encode_h264, make
+from data_tools.synthetic.rendering import CLASSES, render
 from data_tools.verify import verify
 from hvdm.data.decode import ClipSpec, decode
-from hvdm.data.synthetic import CLASSES, render
 from hvdm.errors import RunError, UserError
 
 SMALL: dict[str, Any] = dict(

@@ -9,7 +9,7 @@ from data_tools.preview import preview
 from data_tools.rearrange import diff, merge, reshard, text
 from data_tools.repair import repair
 from data_tools.summary import stats
-from data_tools.synthetic import make
+from data_tools.synthetic.making import make
 from data_tools.verify import verify
 from hvdm.data.schema import index_path, read_manifest
 from hvdm.errors import RunError, UserError

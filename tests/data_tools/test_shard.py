@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_tools import child, plan
-from data_tools.plan import split_of
+from data_tools import child, selection
+from data_tools.finding import find
 from data_tools.probe import probe
+from data_tools.selection import split_of
 from data_tools.settings import Settings
 from data_tools.shard import shard
-from data_tools.sources import find
 from data_tools.transcode import sample_parts
 from data_tools.verify import verify
 from hvdm.config import ClusterConfig
@@ -85,7 +85,7 @@ def test_a_folder_becomes_clips_that_verify_and_train(folder: Path, tmp_path: Pa
 
 
 def test_workers_and_order_of_work_change_nothing(folder: Path, tmp_path: Path) -> None:
-    from launcher.cluster import over_processes
+    from launcher.workers.cluster import over_processes
 
     shard(str(folder), tmp_path / "a", SMALL)
     shard(str(folder), tmp_path / "b", SMALL, run=over_processes(2))
@@ -180,7 +180,7 @@ def test_a_killed_job_ends_with_the_same_bytes(folder: Path, tmp_path: Path) -> 
 @pytest.mark.ray
 @pytest.mark.skipif(not os.environ.get("HVDM_CLUSTER"), reason="Ray is for make test-cluster")
 def test_ray_makes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    from launcher.cluster import over_ray
+    from launcher.workers.cluster import over_ray
 
     shard(str(folder), tmp_path / "here", SMALL)
     shard(str(folder), tmp_path / "ray", SMALL, run=over_ray(ClusterConfig("local", workers=2)))
@@ -346,7 +346,7 @@ def cut_after_others(items: list[Any], settings: Settings) -> bytes:
     clips = []
     for item in items:
         found = probe(item, settings)
-        clips += plan.make([(item, found)], settings).splits["train"][:1]
+        clips += selection.make([(item, found)], settings).splits["train"][:1]
     return [sample_parts(clip, settings)["mp4"] for clip in clips][-1]
 
 

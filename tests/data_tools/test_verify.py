@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_tools.synthetic import encode_h264, make
+from data_tools.synthetic.making import encode_h264, make
+from data_tools.synthetic.rendering import render
 from data_tools.verify import verify
 from data_tools.writer import Sample, write_shard
 from hvdm.data.schema import VERSION, Manifest, read_index, read_manifest, write_manifest
-from hvdm.data.synthetic import render
 from hvdm.errors import UserError
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import av
 import numpy as np
 
-from data_tools.h264 import encode_h264
-from hvdm.data.synthetic import render
+from data_tools.synthetic.rendering import render
+from hvdm.media.h264 import encode_h264
 
 
 def shapes(seed: int, frames: int = 40, height: int = 48, width: int = 64) -> np.ndarray:

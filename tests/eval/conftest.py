@@ -8,12 +8,12 @@ import pytest
 import torch
 import yaml
 
-from data_tools.synthetic import make
-from eval import files
-from eval.subject import forget
+from data_tools.synthetic.making import make
+from eval.clips import files
+from eval.clips.subject import forget
 from hvdm import build
 from hvdm import config as configs
-from hvdm.train import checkpoint
+from hvdm.checkpoint import checkpoint
 
 MakeRun = Callable[..., Path]
 

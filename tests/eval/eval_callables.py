@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from hvdm.data.synthetic import render
+from data_tools.synthetic.rendering import render
 
 
 def shapes(seed, indices):

@@ -12,9 +12,16 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from eval.jackknife import estimate, extrapolate, interval, student_975
-from eval.similarity import inception_score, kid, mmd2, precision_recall
-from eval.statistics import Moments, factor_distance, fold, frechet_distance, moments, null_bias
+from eval.numbers.jackknife import estimate, extrapolate, interval, student_975
+from eval.numbers.similarity import inception_score, kid, mmd2, precision_recall
+from eval.numbers.statistics import (
+    Moments,
+    factor_distance,
+    fold,
+    frechet_distance,
+    moments,
+    null_bias,
+)
 from hvdm import rng
 
 

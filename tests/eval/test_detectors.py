@@ -4,11 +4,11 @@ import torch
 import torch_fidelity
 from torch.utils.data import Dataset
 
-from eval.detectors import FEATURES, _made, choose, find, make
-from eval.extract import shuffle_frames
-from eval.frechet import _warnings
-from eval.statistics import frechet_distance, moments
-from hvdm.data.synthetic import render
+from data_tools.synthetic.rendering import render
+from eval.blocks.extract import shuffle_frames
+from eval.networks.detectors import FEATURES, _made, choose, find, make
+from eval.numbers.statistics import frechet_distance, moments
+from eval.summaries.frechet import _warnings
 from hvdm.errors import UserError
 
 

@@ -7,7 +7,7 @@ from multiprocessing import get_context
 import pytest
 import torch
 
-from eval import subject
+from eval.clips import subject
 from eval.evaluate import Request, evaluate
 from eval.results import compare, line, read
 from hvdm.errors import RunError, UserError

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval.i3d import I3D, STAGES, Pool, Unit, same_padding
-from eval.preprocess import tf_reference, videogpt
+from eval.networks.i3d import I3D, STAGES, Pool, Unit, same_padding
+from eval.networks.preprocess import tf_reference, videogpt
 from hvdm import rng
 
 HERE = Path(__file__).parent
@@ -69,7 +69,7 @@ def test_stages_have_their_shapes_and_logits_are_the_stored_ones(network):
 
 def test_one_wrong_padding_would_be_seen(network, monkeypatch):
     monkeypatch.setattr(
-        "eval.i3d.same_padding", lambda *a: same_padding(*a)[1::-1] + same_padding(*a)[2:]
+        "eval.networks.i3d.same_padding", lambda *a: same_padding(*a)[1::-1] + same_padding(*a)[2:]
     )
     golden = torch.tensor(json.loads((HERE / "i3d_golden.json").read_text())["logits"])
     assert float((network(clip())[0] - golden).abs().max()) > 1e-2 * float(golden.abs().max())

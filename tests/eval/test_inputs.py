@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from data_tools.synthetic.rendering import render
+from eval.clips.sources import Folder, Function, Look, Shards, source_of
 from eval.evaluate import Request, evaluate, evaluate_all
-from eval.pictures import write_gif, write_mp4
-from eval.sources import Folder, Function, Look, Shards, source_of
-from hvdm.data.synthetic import render
 from hvdm.errors import RunError, UserError
+from hvdm.media.pictures import write_gif, write_mp4
 from launcher.cli import main
 
 HERE = Path(__file__).parent
@@ -152,7 +152,7 @@ def test_misfits_are_named(folders, tmp_path):
 
 
 def test_clips_too_short_for_the_detector_are_said_before_any_work(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("eval.weights.problem_of", lambda *_: None)
+    monkeypatch.setattr("eval.networks.weights.problem_of", lambda *_: None)
     with pytest.raises(UserError, match="i3d needs clips of at least 9 frames, and these have 6"):
         measured(tmp_path, folders["real"], folders["made"], detector="i3d")
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.blocks import Payload
+from data_tools.synthetic.rendering import render
+from eval.blocks.feature_store import Store
+from eval.blocks.tasks import Payload
 from eval.evaluate import Request, evaluate
 from eval.history import best
+from eval.numbers.statistics import moments
 from eval.results import compare, line
-from eval.statistics import moments
-from eval.store import Store
 from hvdm.config import ClusterConfig
 from hvdm.data.schema import atomic_write
-from hvdm.data.synthetic import render
 from hvdm.errors import RunError, UserError
-from launcher import cluster
 from launcher.cli import main
+from launcher.workers import cluster
 
 CALLABLES = Path(__file__).parent / "eval_callables.py"
 FVD = {"protocol": "fvd/tf-reference@1", "detector": "untrained"}

@@ -10,8 +10,8 @@ from torch.utils.data import Dataset, IterableDataset
 from torch_fidelity import utils
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-import eval.extractors  # noqa: F401  (registers the extractors)
-from eval.statistics import frechet_distance, moments
+import eval.networks.extractors  # noqa: F401  (registers the extractors)
+from eval.numbers.statistics import frechet_distance, moments
 from hvdm import rng
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from eval.metrics import C1, psnr, ssim
+from eval.numbers.metrics import C1, psnr, ssim
 from hvdm.errors import UserError
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from eval.protocol import PROTOCOLS, find, frames_of
+from eval.protocol.protocol import PROTOCOLS, find, frames_of
 from hvdm.errors import UserError
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from eval.curves import chart, series
 from eval.evaluate import Request, evaluate
-from eval.pictures import contact_sheet, strips, write_gif, write_mp4
-from eval.report import as_json, write_report
+from eval.report.curves import chart, series
+from eval.report.report import as_json, write_report
 from hvdm.errors import UserError
-from hvdm.report import JsonLines
+from hvdm.events import JsonLines
+from hvdm.media.pictures import contact_sheet, strips, write_gif, write_mp4
 
 PARTS = (
     "time", "curves", "samples", "reconstructions", "evaluations", "events", "checkpoints",

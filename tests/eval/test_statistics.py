@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from eval.jackknife import estimate, jackknife
-from eval.statistics import (
+from eval.numbers.jackknife import estimate, jackknife
+from eval.numbers.statistics import (
     Moments,
     fold,
     frechet_distance,

@@ -5,12 +5,11 @@ import time
 
 import pytest
 
-from eval import leases
 from eval.evaluate import Request, evaluate
 from eval.watch import committed, is_finished, watch
+from hvdm.checkpoint import checkpoint, leases
 from hvdm.data.schema import atomic_write
 from hvdm.errors import UserError
-from hvdm.train import checkpoint
 from launcher.cli import main
 
 FVD = {"protocol": "fvd/tf-reference@1", "detector": "untrained", "clips": 6, "pictures": False}
@@ -157,7 +156,7 @@ def test_a_checkpoint_that_vanishes_is_passed_over(make_run):
         if "removed" not in said:
             said.append("removed")
             shutil.rmtree(checkpoint.listed(training.run)[0].path)
-            from eval.subject import forget
+            from eval.clips.subject import forget
 
             forget()
         return map(function, items)

@@ -6,9 +6,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 import torch
 
-from eval import detectors, lpips, weights
-from eval.detectors import FEATURES, choose, make
-from eval.weights import WEIGHTS, disguise_of, fetch, git_blob_of, listed, need
+from eval.networks import detectors, lpips_distance, weights
+from eval.networks.detectors import FEATURES, choose, make
+from eval.networks.weights import WEIGHTS, disguise_of, fetch, git_blob_of, listed, need
 from hvdm.errors import RunError, UserError
 from launcher.cli import main
 
@@ -109,7 +109,7 @@ def test_no_detector_falls_back_to_random_weights(tmp_path):
 
 
 def test_our_i3d_reads_a_state_dict_and_says_what_does_not_fit(tmp_path, video):
-    from eval.i3d import I3D
+    from eval.networks.i3d import I3D
 
     path = tmp_path / WEIGHTS["i3d"].file
     torch.save(I3D().state_dict(), path)
@@ -158,17 +158,17 @@ def test_lpips_is_the_written_formula_on_a_random_trunk(tmp_path, monkeypatch, v
     heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1)
              for i, c in enumerate((64, 128, 256, 512, 512))}  # fmt: skip
     monkeypatch.setattr(weights, "problem_of", lambda *_: None)
-    for name in lpips.FILES:
+    for name in lpips_distance.FILES:
         (tmp_path / WEIGHTS[name].file).write_bytes(GOOD)
     monkeypatch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: heads)
     monkeypatch.setattr(
         theirs, "torchvision_load_pretrained_vgg16", lambda: type("V", (), {"features": trunk})
     )
     monkeypatch.setattr(theirs.SampleSimilarityLPIPS, "load_state_dict", loose)
-    network = lpips.make.__wrapped__(str(tmp_path))
+    network = lpips_distance.make.__wrapped__(str(tmp_path))
     other = video.flip(1)
-    found = lpips.distance(network, video, other)
-    assert lpips.distance(network, video, video).tolist() == [0, 0]
+    found = lpips_distance.distance(network, video, other)
+    assert lpips_distance.distance(network, video, video).tolist() == [0, 0]
     torch.testing.assert_close(found, written(trunk, heads, video, other), rtol=1e-5, atol=0)
 
 

@@ -9,10 +9,10 @@ import torch
 
 from hvdm import build
 from hvdm.config import ClusterConfig, EngineConfig, RunConfig
+from hvdm.events import read_lines
 from hvdm.nets.attention import attention, backend
 from hvdm.recipe import Noise, SampleRequest
-from hvdm.report import read_lines
-from launcher.checkpoints import difference
+from launcher.verbs.checkpoints import difference
 from tests.nets.test_attention import inputs, plain
 from tests.toys import ADAMW, run_config
 from tests.train.test_engines import engine

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from hvdm.config import ClusterConfig
-from launcher import cluster
+from launcher.workers import cluster
 
 
 @pytest.fixture(scope="session")

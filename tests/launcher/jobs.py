@@ -10,7 +10,7 @@ import torch
 from hvdm import dist, rng
 from hvdm.data.order import Order, Place
 from hvdm.recipe import Noise
-from launcher import worker
+from launcher.workers import worker
 
 
 def train_each(argument: Mapping[str, Any]) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from hvdm import run
+from hvdm.checkpoint import checkpoint
 from hvdm.config import ClusterConfig
 from hvdm.errors import RunError, UserError
-from hvdm.train import checkpoint
-from launcher import cluster, worker
+from hvdm.run import run
 from launcher.cli import main
+from launcher.workers import cluster, worker
 from tests.toys import run_config
 
 YAML = "tests/sixth/toy_flow.yaml"
@@ -176,7 +176,7 @@ def test_what_a_worker_cannot_mend_is_not_tried_again(
     ray_session: None, shapes: Path, tmp_path: Path
 ) -> None:
     """The first real cause, once, and no traceback: not three restarts of the group."""
-    from launcher import train as training
+    from launcher.verbs import training as training
 
     config = run_config(
         tmp_path / "run",

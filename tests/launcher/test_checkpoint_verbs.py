@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from hvdm import run
+from hvdm.checkpoint import checkpoint
 from hvdm.config import CheckpointConfig, Samples
-from hvdm.train import checkpoint
+from hvdm.run import run
 from launcher import cli
 from tests.toys import run_config
 

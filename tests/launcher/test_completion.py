@@ -8,7 +8,7 @@ import pytest
 from hvdm.errors import UserError
 from launcher.arguments import parse
 from launcher.completion import SCRIPTS, candidates, completion
-from launcher.verbs import VERBS
+from launcher.verbs.table import VERBS
 
 
 @pytest.mark.parametrize(

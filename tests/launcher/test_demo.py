@@ -14,9 +14,10 @@ import torch
 
 from hvdm import config as configs
 from hvdm.errors import RunError, UserError
-from launcher import compose, demo, quality, stages
+from launcher import compose
 from launcher.arguments import parse
-from launcher.checks import processes
+from launcher.demo import children, demo, quality
+from launcher.doctor.checks import processes
 from launcher.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,14 +27,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_a_stage_is_followed_and_its_output_kept(tmp_path):
     seen = []
-    stages.run(("models", "--help"), tmp_path / "logs" / "a.log", seen.append)
+    children.run(("models", "--help"), tmp_path / "logs" / "a.log", seen.append)
     assert "hvdm models" in (tmp_path / "logs" / "a.log").read_text()
 
 
 def test_a_stage_that_fails_says_its_cause_and_where_the_rest_is(tmp_path):
     log = tmp_path / "a.log"
     with pytest.raises(RunError) as failure:
-        stages.run(("train", "config=nonsense"), log, lambda line: None)
+        children.run(("train", "config=nonsense"), log, lambda line: None)
     assert "config='nonsense' does not exist" in str(failure.value)
     assert str(log) in str(failure.value) and "goes on here" in str(failure.value)
 
@@ -41,11 +42,11 @@ def test_a_stage_that_fails_says_its_cause_and_where_the_rest_is(tmp_path):
 # Starts a process that leaves a grandchild behind, which ignores polite requests.
 LEAVES_BEHIND = """
 import signal, subprocess, sys, time
-from launcher import stages
+from launcher.demo import children
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 start = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1], sys.argv[2]])"
-with stages.keeping_house():
+with children.keeping_house():
     subprocess.run([sys.executable, "-c", start, stubborn, sys.argv[1]], start_new_session=True)
     print("ready", flush=True)
     if sys.argv[2] == "wait":
@@ -95,8 +96,8 @@ def quick(monkeypatch, tmp_path):
         watch("a line")
 
     figure = quality.Figure("motion", "so and so", True, {"ratio": 1.0})
-    monkeypatch.setattr(stages, "run", run)
-    monkeypatch.setattr(stages, "end_descendants", lambda: None)
+    monkeypatch.setattr(children, "run", run)
+    monkeypatch.setattr(children, "end_descendants", lambda: None)
     monkeypatch.setattr(demo, "figures", lambda *given: [figure])
     monkeypatch.setattr(demo.Demo, "films", lambda self: [self.diffusion / "a" / "0.mp4"])
     monkeypatch.setattr(demo, "evaluated", lambda run, protocol: None)
@@ -186,7 +187,7 @@ def test_farther_is_farther_for_the_detector(clips):
 
 
 def test_films_are_read_back_at_the_size_of_the_clips(clips, tmp_path):
-    from eval.pictures import write_mp4
+    from hvdm.media.pictures import write_mp4
 
     paths = [tmp_path / f"{i}.mp4" for i in range(6)]
     for path, clip in zip(paths, clips):

@@ -7,9 +7,9 @@ import stat
 
 import pytest
 
-from launcher import checks, doctor, probing
 from launcher.arguments import parse
-from launcher.checks import Line
+from launcher.doctor import checks, doctor, probing
+from launcher.doctor.checks import Line
 
 
 def by_state(lines):

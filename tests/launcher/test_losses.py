@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from hvdm import run
 from hvdm.config import ClusterConfig
-from hvdm.report import read_lines
-from hvdm.train.ledger import ledger
+from hvdm.events import read_lines
+from hvdm.run import run
+from hvdm.run.ledger import ledger
 from launcher import compose
 from tests.paced.holding import Held, hashes, workers
 from tests.ranks import Ranks

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from hvdm.errors import UserError
-from launcher import arguments, compose, models
+from launcher import arguments, compose
+from launcher.sizing import models
 
 
 def described(*typed):

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from hvdm.errors import UserError
-from hvdm.run import versions
-from launcher import arguments, interfaces, nodes
-from launcher.doctor import doctor
+from hvdm.run.run import versions
+from launcher import arguments
+from launcher.doctor import nodes
+from launcher.doctor.doctor import doctor
+from launcher.workers import interfaces
 
 
 def node(address: str, **more: Any) -> dict[str, Any]:

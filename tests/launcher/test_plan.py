@@ -6,8 +6,9 @@ import pytest
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hvdm.errors import UserError
-from launcher import compose, footprint, models, plan
+from launcher import compose
 from launcher.arguments import parse
+from launcher.sizing import footprint, models, plan
 from tests.live_bytes import after_backward
 
 AUTOENCODER, DIFFUSION = "tiny/hvdm_autoencoder", "tiny/hvdm_diffusion"

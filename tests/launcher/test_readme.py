@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher import arguments, cli, compose
-from launcher.verbs import VERBS
+from launcher.verbs.table import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

@@ -10,8 +10,8 @@ from hvdm import build
 from hvdm.errors import UserError
 from hvdm.recipes.hvdm import released
 from launcher import arguments, compose
-from launcher import released as verbs
-from launcher.models import on_meta
+from launcher.sizing.models import on_meta
+from launcher.verbs import released as verbs
 
 
 def narrow(part, *more):

@@ -6,10 +6,10 @@ import shutil
 import pytest
 import torch
 
-from eval import media
-from eval.pictures import write_gif, write_mp4, write_previews
-from eval.report import write_report
-from hvdm.report import JsonLines
+from eval.report import embedded
+from eval.report.report import write_report
+from hvdm.events import JsonLines
+from hvdm.media.pictures import write_gif, write_mp4, write_previews
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -149,8 +149,8 @@ def test_error_bars_are_drawn_and_colours_follow_the_choice(page):
 
 
 def test_what_is_too_heavy_is_named(report, monkeypatch):
-    found = media.found(report.parent / "samples")
+    found = embedded.found(report.parent / "samples")
     assert not any(m.name.endswith(".gif") for m in found)
-    monkeypatch.setattr(media, "MOST_BYTES", sum(m.path.stat().st_size for m in found[-3:]))
-    kept, left = media.within_weight(found)
+    monkeypatch.setattr(embedded, "MOST_BYTES", sum(m.path.stat().st_size for m in found[-3:]))
+    kept, left = embedded.within_weight(found)
     assert {m.step for m in kept} == {120} and len(kept) + len(left) == len(found)

@@ -11,14 +11,14 @@ import yaml
 from PIL import Image
 
 import hvdm
-from data_tools.synthetic import make
-from eval import media
+from data_tools.synthetic.making import make
+from eval.report import embedded
 from hvdm import build
 from hvdm import config as configs
+from hvdm.checkpoint import checkpoint
 from hvdm.data.decode import decode_all, decode_image
+from hvdm.media import photo as photos
 from hvdm.recipes.hvdm import diffusion
-from hvdm.train import checkpoint
-from launcher import picture
 from launcher.cli import main
 
 FRAMES, SIDE = 4, 16
@@ -118,11 +118,11 @@ def test_all_kinds_give_what_can_be_played(run, tmp_path, capsys):
         assert told["files"][0] == str(sheet)
         assert decode_image(sheet.read_bytes()).shape[1] > 2 * SIDE
         assert json.loads(sheet.with_suffix(".json").read_text())["options"] == told["options"]
-    assert not any("frames" in one.name for one in media.found(tmp_path))
+    assert not any("frames" in one.name for one in embedded.found(tmp_path))
 
 
 def test_captions_say_what_was_asked_for(run, tmp_path, monkeypatch, capsys):
-    from eval import pictures
+    from hvdm.media import pictures
 
     seen = []
     drawn = pictures.contact_sheet
@@ -171,8 +171,8 @@ def test_any_number_of_workers_gives_equal_bytes(run, tmp_path, capsys, ray_sess
 
 
 def test_more_workers_than_one_mean_a_cluster(monkeypatch):
-    from launcher import sampling
     from launcher.arguments import parse
+    from launcher.verbs import sampling
 
     assert sampling._cluster(parse(["run=x"])).name == "inline"
     two = sampling._cluster(parse(["workers=2"]))
@@ -241,33 +241,33 @@ def test_the_rule_of_the_crop_and_of_the_padding(tmp_path):
     pixels = np.zeros((10, 30, 3), np.uint8)
     pixels[:, :10], pixels[:, 10:20], pixels[:, 20:] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
     Image.fromarray(pixels).save(tmp_path / "three.png")
-    cropped = picture.read(tmp_path / "three.png", 16, 16)
+    cropped = photos.read(tmp_path / "three.png", 16, 16)
     assert (cropped == (0, 255, 0)).all()
-    padded = picture.read(tmp_path / "three.png", 18, 18, "pad")
+    padded = photos.read(tmp_path / "three.png", 18, 18, "pad")
     assert padded.shape == (18, 18, 3)
     assert (padded[:, 0] == (255, 0, 0)).all() and (padded[:, -1] == (0, 0, 255)).all()
 
 
 def test_what_is_transparent_is_white_and_deep_greys_stay(tmp_path):
     Image.new("RGBA", (4, 4), (9, 9, 9, 0)).save(tmp_path / "clear.png")
-    assert (picture.read(tmp_path / "clear.png", 4, 4) == 255).all()
+    assert (photos.read(tmp_path / "clear.png", 4, 4) == 255).all()
     Image.fromarray(np.full((9, 9), 32768, np.uint16)).save(tmp_path / "deep.png")
-    assert (picture.read(tmp_path / "deep.png", 4, 4) == 128).all()
+    assert (photos.read(tmp_path / "deep.png", 4, 4) == 128).all()
 
 
 def test_a_phone_s_picture_is_turned_and_of_a_gif_the_first_frame_counts(tmp_path):
     files(tmp_path)
     with Image.open(tmp_path / "phone.jpg") as stored:
         assert stored.size == (300, 400)
-    assert picture._decoded(tmp_path / "phone.jpg").shape == (300, 400, 3)
-    assert (picture.read(tmp_path / "moving.gif", 8, 8) == (255, 0, 0)).all()
+    assert photos._decoded(tmp_path / "phone.jpg").shape == (300, 400, 3)
+    assert (photos.read(tmp_path / "moving.gif", 8, 8) == (255, 0, 0)).all()
 
 
 def test_a_bomb_is_refused(tmp_path, monkeypatch):
     photo(tmp_path / "big.png", (40, 40))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
     with pytest.raises(Exception, match="more than 900 pixels; make it smaller"):
-        picture.read(tmp_path / "big.png", 8, 8)
+        photos.read(tmp_path / "big.png", 8, 8)
 
 
 # What is typed wrong

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from hvdm.errors import RunError, UserError
-from launcher import arguments, cli, compose, group, jobs
+from launcher import arguments, cli, compose
 from launcher.arguments import Arguments
+from launcher.remote import jobs
+from launcher.workers import group
 
 
 class Cluster:

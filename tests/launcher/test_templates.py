@@ -15,7 +15,7 @@ import yaml
 
 from hvdm.errors import UserError
 from launcher import arguments, cli
-from launcher.templating import FILES, template
+from launcher.remote.templating import FILES, template
 
 NEEDED = ["config=tiny/hvdm_autoencoder", "batch=64", "run=/mnt/hvdm/runs/my_run"]
 

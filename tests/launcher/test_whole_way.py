@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from hvdm.report import read_lines
+from hvdm.events import read_lines
 
 pytestmark = pytest.mark.ray
 

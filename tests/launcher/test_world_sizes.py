@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.synthetic import make
+from data_tools.synthetic.making import make
 from hvdm import config as configs
-from hvdm import run
 from hvdm.config import ClusterConfig, RunConfig
+from hvdm.run import run
 from launcher import compose
-from launcher import group as groups
-from launcher.checkpoints import difference
+from launcher.verbs.checkpoints import difference
+from launcher.workers import group as groups
 from tests.launcher.jobs import train_each
 
 pytestmark = pytest.mark.ray

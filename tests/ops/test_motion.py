@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from hvdm.data.similarity import dissimilarity
+from hvdm.data.dissimilarity import dissimilarity
 from hvdm.ops.motion import quantiles, rank, strength
 from hvdm.recipe import to_model
 

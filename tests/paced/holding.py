@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from hvdm.report import read_lines
+from hvdm.events import read_lines
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 240.0

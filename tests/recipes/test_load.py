@@ -9,8 +9,8 @@ import yaml
 import hvdm
 from hvdm import build
 from hvdm import config as configs
+from hvdm.checkpoint import checkpoint
 from hvdm.errors import UserError
-from hvdm.train import checkpoint
 from launcher import compose
 
 

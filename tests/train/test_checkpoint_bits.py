@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from hvdm import run
+from hvdm.checkpoint import checkpoint
+from hvdm.checkpoint.saver import Saver
+from hvdm.checkpoint.writing import HostCopy
 from hvdm.config import CheckpointConfig, RunConfig, Samples
 from hvdm.data.loader import Loader
+from hvdm.events import read_lines
 from hvdm.recipe import Noise
-from hvdm.report import read_lines
-from hvdm.train import checkpoint, resuming
+from hvdm.run import resuming, run
 from hvdm.train.loop import Tally
-from hvdm.train.saver import Saver
-from hvdm.train.writing import HostCopy
 from tests.ranks import Ranks
 from tests.toys import ADAMW, run_config
 from tests.train.test_engines import engine

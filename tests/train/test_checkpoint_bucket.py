@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from hvdm import run
+from hvdm.checkpoint import checkpoint, places, retention
+from hvdm.checkpoint.bucket import Bucket
 from hvdm.config import CheckpointConfig, RunConfig, Samples
 from hvdm.errors import RunError
-from hvdm.report import read_lines
-from hvdm.train import checkpoint, places, retention
-from hvdm.train.bucket import Bucket
+from hvdm.events import read_lines
+from hvdm.run import run
 from tests import killed
 from tests.toys import run_config
 

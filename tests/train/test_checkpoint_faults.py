@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hvdm import run
+from hvdm.checkpoint import checkpoint, faults
 from hvdm.config import CheckpointConfig, RunConfig, Samples
-from hvdm.train import checkpoint, faults
+from hvdm.run import run
 from tests import killed
 from tests.toys import run_config
 

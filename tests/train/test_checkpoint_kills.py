@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from hvdm.checkpoint import checkpoint
 from hvdm.config import CheckpointConfig, RunConfig, Samples
-from hvdm.report import read_lines
-from hvdm.train import checkpoint
+from hvdm.events import read_lines
 from tests import killed
 from tests.toys import ADAMW, run_config
 

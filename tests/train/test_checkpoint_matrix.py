@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hvdm import run
+from hvdm.checkpoint import checkpoint
 from hvdm.config import RunConfig
-from hvdm.report import Reporter
-from hvdm.train import checkpoint
-from launcher.checkpoints import difference
+from hvdm.events import Reporter
+from hvdm.run import run
+from launcher.verbs.checkpoints import difference
 from tests.ranks import Ranks
 from tests.toys import ADAMW, run_config
 from tests.train.test_engines import engine

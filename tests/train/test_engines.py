@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from hvdm import run
+from hvdm.checkpoint import checkpoint
 from hvdm.config import EngineConfig
-from hvdm.train import checkpoint
-from launcher.checkpoints import difference
+from hvdm.run import run
+from launcher.verbs.checkpoints import difference
 from tests.ranks import Ranks
 from tests.toys import ADAMW, run_config
 

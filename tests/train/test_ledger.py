@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from hvdm import dist, run
-from hvdm import steps as stepping
+from hvdm import dist
+from hvdm.checkpoint.saver import Saver
 from hvdm.config import CheckpointConfig, RunConfig, Samples
 from hvdm.data.loader import Loader
-from hvdm.report import event_line, read_lines
-from hvdm.train import account as accounts
-from hvdm.train.account import Account
-from hvdm.train.ledger import COLUMNS, ledger
-from hvdm.train.saver import Saver
+from hvdm.events import event_line, read_lines
+from hvdm.run import account as accounts
+from hvdm.run import run
+from hvdm.run import steps as stepping
+from hvdm.run.account import Account
+from hvdm.run.ledger import COLUMNS, ledger
 from tests.ranks import Ranks
 from tests.toys import run_config
 

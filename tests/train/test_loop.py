@@ -10,12 +10,13 @@ import torch
 from torch import distributed as torch_dist
 from torch import nn
 
-from hvdm import dist, run
+from hvdm import dist
+from hvdm.checkpoint import checkpoint
 from hvdm.config import RunConfig
 from hvdm.errors import RunError, UserError
+from hvdm.events import read_lines
 from hvdm.recipe import Batch, Context, Noise
-from hvdm.report import read_lines
-from hvdm.train import checkpoint
+from hvdm.run import run
 from hvdm.train.loop import Tally, only_trains
 from tests.ranks import Ranks
 from tests.toys import run_config
@@ -58,7 +59,7 @@ def test_a_sample_that_is_not_finite_skips_the_step_on_all_ranks(
 def test_a_skip_is_the_same_run_with_every_engine(
     stage: int, one_rank: Ranks, two_ranks: Ranks, shapes: Path, tmp_path: Path
 ) -> None:
-    from launcher.checkpoints import difference
+    from launcher.verbs.checkpoints import difference
 
     config = replace(flow(tmp_path / "a", shapes, spoiled=(7,)), steps=4)
     one_rank.run(train, config)
@@ -98,7 +99,7 @@ def test_noise_by_rank_is_found_by_the_equality_of_world_sizes(
     one_rank: Ranks, two_ranks: Ranks, shapes: Path, tmp_path: Path
 ) -> None:
     """The control for every equality above: the wrong way to draw noise does not pass."""
-    from launcher.checkpoints import difference
+    from launcher.verbs.checkpoints import difference
 
     for wrong in (False, True):
         config = flow(tmp_path / f"a{wrong}", shapes, noise_by_rank=wrong)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from hvdm import run
+from hvdm.checkpoint import checkpoint, writing
 from hvdm.config import CheckpointConfig, RunConfig, Samples
 from hvdm.errors import RunError, UserError
-from hvdm.train import checkpoint, writing
+from hvdm.run import run
 from hvdm.train.loop import train_step
 from tests.ranks import Ranks
 from tests.toys import ADAMW, run_config
@@ -68,7 +68,7 @@ def test_every_engine_reads_what_the_others_wrote(
     for i, (ranks, stage) in enumerate(ways, start=1):
         config = replace(straight, run=str(tmp_path / "relay"), steps=2 * i)
         ranks.run(train, replace(config, engine=engine(stage)))
-    from launcher.checkpoints import difference
+    from launcher.verbs.checkpoints import difference
 
     for row in difference(f"{tmp_path}/straight", f"{tmp_path}/relay").values():
         assert row["of_travel"] <= 1e-5, row
@@ -191,7 +191,7 @@ def test_two_jobs_do_not_train_one_folder(
 
 def test_the_step_function_is_the_only_one() -> None:
     """A second training loop is the disease that this design is against."""
-    root = Path(run.__file__).parents[1]
+    root = Path(run.__file__).parents[2]
     folders = [root / name for name in ("hvdm", "launcher", "eval", "data_tools")]
     found = [
         path.relative_to(root).as_posix()
@@ -199,6 +199,6 @@ def test_the_step_function_is_the_only_one() -> None:
         for path in folder.rglob("*.py")
         if ".backward(" in path.read_text()
     ]
-    found.remove("launcher/footprint.py")  # counts the bytes of one backward, and moves nothing
+    found.remove("launcher/sizing/footprint.py")  # counts the bytes of one backward, and moves nothing
     assert sorted(found) == ["hvdm/train/engine.py", "hvdm/train/loop.py", "hvdm/train/zero.py"]
     assert train_step.__module__ == "hvdm.train.loop"

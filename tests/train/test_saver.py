@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from hvdm import build, dist, run
+from hvdm import build, dist
+from hvdm.checkpoint import checkpoint, places, retention, storage, writing
+from hvdm.checkpoint.saver import Saver
 from hvdm.config import CheckpointConfig, RunConfig, Samples
 from hvdm.errors import RunError, UserError
-from hvdm.report import Reporter, read_lines
-from hvdm.train import checkpoint, places, resuming, retention, storage, writing
-from hvdm.train.saver import Saver
+from hvdm.events import Reporter, read_lines
+from hvdm.run import resuming, run
 from tests.ranks import Ranks
 from tests.toys import run_config
 
@@ -338,7 +339,7 @@ def test_the_newest_that_verifies_stays(config: RunConfig) -> None:
 
 
 def test_the_best_by_evaluation_stays(config: RunConfig) -> None:
-    from eval import leases
+    from hvdm.checkpoint import leases
 
     folder = made(config, 5)
     leases.take(folder, "best-fvd", 2, leases.FOR_GOOD, why="best fvd")
