@@ -27,7 +27,7 @@ from data_tools.settings import Settings
 from data_tools.shard import shard
 from data_tools.synthetic.rendering import render
 from data_tools.writer import Sample, shard_name, write_shard
-from hvdm.data.loader import ClipSpec, Loader, Options
+from hvdm.data.loader import ClipSpec, Loader, ReadOptions
 from hvdm.data.schema import VERSION, Manifest, canonical, read_manifest, write_manifest
 from hvdm.data.shards import ShardReader
 from hvdm.media.h264 import encode_h264, quick_yuv420
@@ -179,7 +179,7 @@ def pools(work: Path, rounds: int) -> dict[str, float]:
     for _ in range(rounds):
         rates = {}
         for kind in ("threads", "processes"):
-            options = Options(pool=kind)  # type: ignore[arg-type]
+            options = ReadOptions(pool=kind)  # type: ignore[arg-type]
             with Loader(folder, SPEC, lanes=8, window=16, threads=2, options=options) as loader:
                 loader.rows(range(8))
                 began = time.monotonic()

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import experiment
 from data_tools.synthetic.making import make
-from eval.blocks.feature_store import Store
+from eval.blocks.feature_store import FeatureStore
 from eval.blocks.tasks import Payload
 from eval.evaluate import Request, evaluate
 from eval.numbers.jackknife import estimate
@@ -105,7 +105,7 @@ def memory(folder: Path) -> dict[str, Any]:
 
 
 def _peak(folder: Path, blocks: int) -> float:
-    store = Store(f"{blocks:032d}", blocks, folder / "memory")
+    store = FeatureStore(f"{blocks:032d}", blocks, folder / "memory")
     random = np.random.Generator(np.random.PCG64(0))
     keys = np.asarray([str(i) for i in range(64)])
     for number in range(blocks):

@@ -40,7 +40,7 @@ Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
-class Stage:
+class FrozenStage:
     """A frozen first stage, by run and step, and what its weights are."""
 
     run: str
@@ -49,13 +49,13 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Job:
+class EncodeJob:
     """One shard of clips to encode."""
 
     source: str
     folder: str
     number: int
-    stage: Stage
+    stage: FrozenStage
     stride: int | None
     ticks: str
 
@@ -79,7 +79,9 @@ def encode(
     part = part_folder(out)
     ticks = part / "progress.lines"
     jobs = [
-        Job(str(folder.absolute()), str(part / folder.name), number, stage, stride, str(ticks))
+        EncodeJob(
+            str(folder.absolute()), str(part / folder.name), number, stage, stride, str(ticks)
+        )
         for folder in folders
         for number in range(len(read_manifest(folder).shards))
     ]
@@ -92,15 +94,15 @@ def encode(
     return {"folder": str(out), "clips": counts, "weights": stage.weights}
 
 
-def stage_of(reference: str) -> Stage:
+def stage_of(reference: str) -> FrozenStage:
     run, step = build.split_reference(reference)
     build.read_config(run)
     found = checkpoint.choose(run, step)
-    return Stage(str(run.absolute()), found.step, configs.digest(checkpoint.hashes(found)))
+    return FrozenStage(str(run.absolute()), found.step, configs.digest(checkpoint.hashes(found)))
 
 
 def _finish(
-    part: Path, folder: Path, stage: Stage, stride: int | None, shards: Iterator[Shard]
+    part: Path, folder: Path, stage: FrozenStage, stride: int | None, shards: Iterator[Shard]
 ) -> int:
     before = read_manifest(folder)
     written = tuple(next(shards) for _ in before.shards)
@@ -117,7 +119,7 @@ def _finish(
     return total
 
 
-def encode_shard(job: Job) -> Shard:
+def encode_shard(job: EncodeJob) -> Shard:
     manifest = read_manifest(job.source)
     name = manifest.shards[job.number].name
     shard = write_shard(Path(job.folder) / name, _samples(job, manifest))
@@ -125,7 +127,7 @@ def encode_shard(job: Job) -> Shard:
     return shard
 
 
-def _samples(job: Job, manifest: Manifest) -> Iterator[Sample]:
+def _samples(job: EncodeJob, manifest: Manifest) -> Iterator[Sample]:
     reader = ShardReader(job.source, manifest)
     opened = _opened(job.stage)
     spec = configs.take(ClipSpec, opened.config.data)
@@ -155,7 +157,7 @@ def _starts(total: int, spec: ClipSpec, stride: int | None) -> list[int]:
 
 
 @lru_cache(maxsize=1)
-def _opened(stage: Stage) -> build.Opened:
+def _opened(stage: FrozenStage) -> build.Opened:
     """In each process once; the weights have to be those of the manifest."""
     opened = build.open_run(f"{stage.run}@{stage.step}")
     if not hasattr(opened.recipe, "encode"):

@@ -21,7 +21,7 @@ TILE = 96
 TILES = 8
 
 
-class Shown(NamedTuple):
+class ShownSample(NamedTuple):
     """A sample on the page."""
 
     key: str
@@ -52,7 +52,7 @@ def preview(folder: str | Path, count: int = 24, seed: int = 0, out: str | None 
     return page
 
 
-def _chosen(split: Path, count: int, seed: int) -> list[Shown]:
+def _chosen(split: Path, count: int, seed: int) -> list[ShownSample]:
     manifest = read_manifest(split)
     reader = ShardReader(split, manifest)
     places = [(n, i) for n, shard in enumerate(manifest.shards) for i in range(shard.samples)]
@@ -60,12 +60,12 @@ def _chosen(split: Path, count: int, seed: int) -> list[Shown]:
     return [_shown(reader, *place) for place in picked]
 
 
-def _shown(reader: ShardReader, shard: int, index: int) -> Shown:
+def _shown(reader: ShardReader, shard: int, index: int) -> ShownSample:
     key, parts = reader.key(shard, index), reader.sample(shard, index)
     if LATENT_SUFFIX in parts:
         raise UserError("latents cannot be looked at; preview the clips that they were made of")
     suffix, media = media_of(parts)
-    return Shown(key, about_of(parts), suffix, media, _strip(read_media(parts)))
+    return ShownSample(key, about_of(parts), suffix, media, _strip(read_media(parts)))
 
 
 def _strip(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -79,7 +79,7 @@ def _strip(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.concatenate(list(square), axis=1)
 
 
-def _figure(target: Path, split: str, one: Shown) -> str:
+def _figure(target: Path, split: str, one: ShownSample) -> str:
     name = f"{split}-{one.key}.{one.suffix}"
     (target / name).write_bytes(one.media)
     words = [one.key, *_words(one.about)]

@@ -27,7 +27,7 @@ Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
-class Place:
+class SamplePlace:
     """A sample: the folder of its split, its shard and its number there, its key."""
 
     folder: str
@@ -42,7 +42,7 @@ class Copying:
 
     folder: str
     number: int
-    places: tuple[Place, ...]
+    places: tuple[SamplePlace, ...]
     ticks: str
 
 
@@ -66,7 +66,7 @@ def merge(
     sources: Sequence[str | Path], out: str | Path, run: Run = map, quiet: bool = True
 ) -> dict[str, Any]:
     """Several data sets as one, split by split, in shards as long as the longest of theirs."""
-    wanted: dict[str, list[Place]] = {}
+    wanted: dict[str, list[SamplePlace]] = {}
     made_from: dict[str, list[str]] = {}
     longest = 1
     for source in sources:
@@ -80,22 +80,22 @@ def merge(
     return _write(Path(out), wanted, longest, {"generator": "merge"}, made_from, run, quiet)
 
 
-def _places(folder: Path) -> list[Place]:
+def _places(folder: Path) -> list[SamplePlace]:
     manifest = read_manifest(folder)
     return [
-        Place(str(folder.absolute()), number, sample, entry.key)
+        SamplePlace(str(folder.absolute()), number, sample, entry.key)
         for number, shard in enumerate(manifest.shards)
         for sample, entry in enumerate(read_index(folder, shard))
     ]
 
 
-def _ordered(places: list[Place], seed: int | None) -> list[Place]:
+def _ordered(places: list[SamplePlace], seed: int | None) -> list[SamplePlace]:
     if seed is None:
         return places
     return sorted(places, key=lambda p: hashlib.sha256(f"{seed}:{p.key}".encode()).digest())
 
 
-def _refuse_doubles(split: str, places: Sequence[Place]) -> None:
+def _refuse_doubles(split: str, places: Sequence[SamplePlace]) -> None:
     counts = Counter(place.key for place in places)
     twice = [key for key, count in counts.items() if count > 1]
     if twice:
@@ -107,7 +107,7 @@ def _refuse_doubles(split: str, places: Sequence[Place]) -> None:
 
 def _write(
     out: Path,
-    wanted: Mapping[str, Sequence[Place]],
+    wanted: Mapping[str, Sequence[SamplePlace]],
     per_shard: int,
     about: Mapping[str, Any],
     made_from: Mapping[str, Sequence[str]],
@@ -134,7 +134,7 @@ def _write(
     return {"folder": str(out), "clips": {split: len(places) for split, places in wanted.items()}}
 
 
-def _kept(places: Sequence[Place]) -> dict[str, Any]:
+def _kept(places: Sequence[SamplePlace]) -> dict[str, Any]:
     """What later tools look for: the first stage that made latents; it has to be one."""
     folders = sorted({place.folder for place in places})
     stages = [read_manifest(folder).provenance.get("first_stage") for folder in folders]
@@ -144,7 +144,7 @@ def _kept(places: Sequence[Place]) -> dict[str, Any]:
 
 
 def _jobs(
-    part: Path, split: str, places: Sequence[Place], per_shard: int, ticks: Path
+    part: Path, split: str, places: Sequence[SamplePlace], per_shard: int, ticks: Path
 ) -> list[Copying]:
     folder = part / split
     folder.mkdir()

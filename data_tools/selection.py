@@ -10,7 +10,7 @@ from data_tools.settings import Settings
 
 
 @dataclass(frozen=True)
-class Clip:
+class ClipPlan:
     """One sample to write."""
 
     key: str
@@ -20,10 +20,10 @@ class Clip:
 
 
 @dataclass
-class Plan:
+class Selection:
     """Clips by split in their order, sources that cannot be used, clips that were left out."""
 
-    splits: dict[str, list[Clip]] = field(default_factory=dict)
+    splits: dict[str, list[ClipPlan]] = field(default_factory=dict)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
     filtered: list[dict[str, Any]] = field(default_factory=list)
     notes: list[dict[str, Any]] = field(default_factory=list)
@@ -31,9 +31,9 @@ class Plan:
 
 def make(
     probed: Iterable[tuple[Item, Mapping[str, Any]]], settings: Settings, seen: Iterable[str] = ()
-) -> Plan:
+) -> Selection:
     """`probed` in the order of names; `seen` are the hashes of sources that came before."""
-    plan = Plan()
+    plan = Selection()
     known = dict.fromkeys(seen, "an earlier part of the data set")
     for item, found in probed:
         if "error" in found:
@@ -51,7 +51,7 @@ def make(
     return plan
 
 
-def _take_clips(plan: Plan, item: Item, found: Mapping[str, Any], settings: Settings) -> None:
+def _take_clips(plan: Selection, item: Item, found: Mapping[str, Any], settings: Settings) -> None:
     split = item.split or split_of(str(found["sha256"]), settings)
     facts = {key: value for key, value in found.items() if key != "clips"}
     for number, piece in enumerate(found["clips"]):
@@ -61,7 +61,7 @@ def _take_clips(plan: Plan, item: Item, found: Mapping[str, Any], settings: Sett
             plan.filtered.append({"source": item.name, **frames, "reason": reason})
             continue
         key = item.key if settings.mode != "clips" else f"{item.key}-{number:04d}"
-        plan.splits.setdefault(split, []).append(Clip(key, item, facts, piece))
+        plan.splits.setdefault(split, []).append(ClipPlan(key, item, facts, piece))
 
 
 def split_of(sha256: str, settings: Settings) -> str:
@@ -104,23 +104,23 @@ def _notes(item: Item, found: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"source": item.name, "note": note} for note in notes]
 
 
-def _shuffled(clips: Sequence[Clip], split: str, seed: int) -> list[Clip]:
+def _shuffled(clips: Sequence[ClipPlan], split: str, seed: int) -> list[ClipPlan]:
     """An order that a hash gives each key: clips of one source do not lie side by side."""
 
-    def place(clip: Clip) -> bytes:
+    def place(clip: ClipPlan) -> bytes:
         return hashlib.sha256(f"{seed}:{split}:{clip.key}".encode()).digest()
 
     return sorted(clips, key=place)
 
 
-def shards(clips: Sequence[Clip], per_shard: int) -> list[list[Clip]]:
+def shards(clips: Sequence[ClipPlan], per_shard: int) -> list[list[ClipPlan]]:
     """As few shards as the limit allows, equal in length to one."""
     count = -(-len(clips) // per_shard)
     edges = [round(number * len(clips) / count) for number in range(count + 1)]
     return [list(clips[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
 
 
-def digest(clips: Sequence[Clip]) -> str:
+def digest(clips: Sequence[ClipPlan]) -> str:
     """Changes with anything that a shard's bytes depend on."""
     whole = hashlib.sha256()
     for clip in clips:

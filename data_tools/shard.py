@@ -14,7 +14,7 @@ from data_tools import child, selection, summary
 from data_tools.finding import Item, changed, find
 from data_tools.journal import Journal, read, remove_parts, write
 from data_tools.probe import probe
-from data_tools.selection import Clip, Plan
+from data_tools.selection import ClipPlan, Selection
 from data_tools.settings import TOOL_VERSION, Settings
 from data_tools.ticks import shown, tick
 from data_tools.transcode import sample_parts
@@ -53,7 +53,7 @@ class Writing:
 
     folder: str
     number: int
-    clips: tuple[Clip, ...]
+    clips: tuple[ClipPlan, ...]
     settings: Settings
     path: str
     ticks: str
@@ -184,7 +184,7 @@ def _write_all(
     out: Path,
     journal: Journal,
     part: int,
-    planned: Plan,
+    planned: Selection,
     settings: Settings,
     run: Run,
     quiet: bool,

@@ -29,7 +29,7 @@ def tick(path: str | Path | None, clips: int = 0, size: int = 0, failures: int =
     os.close(handle)
 
 
-class Shown:
+class JobProgress:
     """Sums of the lines so far."""
 
     def __init__(self, path: Path, what: str, total: int, stream: TextIO | None) -> None:
@@ -70,10 +70,10 @@ class Shown:
 
 
 @contextmanager
-def shown(path: Path, what: str, total: int, quiet: bool = True) -> Iterator[Shown]:
+def shown(path: Path, what: str, total: int, quiet: bool = True) -> Iterator[JobProgress]:
     """A line on standard error while the job runs: on a terminal it is one that changes."""
     path.unlink(missing_ok=True)
-    bar = Shown(path, what, total, None if quiet else sys.stderr)
+    bar = JobProgress(path, what, total, None if quiet else sys.stderr)
     done = threading.Event()
     patient = bar.stream is not None and not bar.stream.isatty()
 

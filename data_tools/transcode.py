@@ -9,7 +9,7 @@ import numpy as np
 
 from data_tools.finding import png, read_bytes
 from data_tools.probe import keyframe_times, open_shots
-from data_tools.selection import Clip
+from data_tools.selection import ClipPlan
 from data_tools.settings import TOOL_VERSION, Settings
 from data_tools.shots import Pixels, Timeline, Unusable, at_rate
 from hvdm.data.dissimilarity import dissimilarity
@@ -20,7 +20,7 @@ Frames = list[Pixels]
 COPIED = {".mp4": "mp4", ".mov": "mov", ".mkv": "mkv", ".webm": "webm", ".avi": "avi"}
 
 
-def sample_parts(clip: Clip, settings: Settings) -> dict[str, bytes]:
+def sample_parts(clip: ClipPlan, settings: Settings) -> dict[str, bytes]:
     """The parts of a sample by suffix."""
     if settings.mode == "images":
         return _image_parts(clip, settings)
@@ -32,7 +32,7 @@ def sample_parts(clip: Clip, settings: Settings) -> dict[str, bytes]:
 # Clips
 
 
-def _clip_parts(clip: Clip, settings: Settings) -> dict[str, bytes]:
+def _clip_parts(clip: ClipPlan, settings: Settings) -> dict[str, bytes]:
     frames = _frames(clip, settings)
     height, width = frames[0].shape[:2]
     rate = Fraction(clip.probe["fps"])
@@ -55,7 +55,7 @@ def _motion(frames: Frames) -> dict[str, float]:
     return {"motion": value, "dssim": value}
 
 
-def _frames(clip: Clip, settings: Settings) -> Frames:
+def _frames(clip: ClipPlan, settings: Settings) -> Frames:
     """The clip's frames at their stored size; as many as planned, or it is unusable."""
     probe, piece = clip.probe, clip.piece
     line = Timeline(
@@ -69,7 +69,7 @@ def _frames(clip: Clip, settings: Settings) -> Frames:
     return frames
 
 
-def _entry(clip: Clip, line: Timeline) -> Fraction | None:
+def _entry(clip: ClipPlan, line: Timeline) -> Fraction | None:
     """Where to enter the video: somewhat early, since times are rounded."""
     if not clip.probe["seekable"] or clip.piece["start"] == 0:
         return None
@@ -115,7 +115,7 @@ def _resized(pixels: Pixels, height: int, width: int) -> Pixels:
     return np.asarray(cv2.resize(source, (width, height), interpolation=how))
 
 
-def _about(clip: Clip, settings: Settings) -> dict[str, Any]:
+def _about(clip: ClipPlan, settings: Settings) -> dict[str, Any]:
     """Where a sample comes from."""
     item, probe, piece = clip.item, clip.probe, clip.piece
     about: dict[str, Any] = {
@@ -150,7 +150,7 @@ def _original(probe: Mapping[str, Any]) -> dict[str, Any]:
 # Whole videos
 
 
-def _can_be_copied(clip: Clip) -> bool:
+def _can_be_copied(clip: ClipPlan) -> bool:
     """What decord reads, frame for frame as PyAV does, goes in as it is."""
     path = Path(clip.item.path)
     if clip.item.kind != "video" or path.suffix.lower() not in COPIED or clip.probe.get("repaired"):
@@ -168,7 +168,7 @@ def _can_be_copied(clip: Clip) -> bool:
     return count == clip.probe["decoded"]
 
 
-def _copied_parts(clip: Clip) -> dict[str, bytes]:
+def _copied_parts(clip: ClipPlan) -> dict[str, bytes]:
     path, probe = Path(clip.item.path), clip.probe
     turned = probe["rotation"] % 180 != 0
     size = (probe["width"], probe["height"]) if turned else (probe["height"], probe["width"])
@@ -186,7 +186,7 @@ def _copied_parts(clip: Clip) -> dict[str, bytes]:
     return {COPIED[path.suffix.lower()]: path.read_bytes(), "json": canonical(about)}
 
 
-def _ends(clip: Clip) -> Frames:
+def _ends(clip: ClipPlan) -> Frames:
     """The first frame and the last."""
     first: Pixels | None = None
     last: Pixels | None = None
@@ -200,7 +200,7 @@ def _ends(clip: Clip) -> Frames:
 # Images
 
 
-def _image_parts(clip: Clip, settings: Settings) -> dict[str, bytes]:
+def _image_parts(clip: ClipPlan, settings: Settings) -> dict[str, bytes]:
     from data_tools.shots import picture
 
     data = read_bytes(clip.item)

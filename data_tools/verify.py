@@ -67,7 +67,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Job:
+class VerifyJob:
     """One shard to look through."""
 
     folder: str
@@ -77,13 +77,13 @@ class Job:
     ticks: str | None = None
 
 
-Run = Callable[[Callable[[Job], ShardReport], Iterable[Job]], Iterable[ShardReport]]
+Run = Callable[[Callable[[VerifyJob], ShardReport], Iterable[VerifyJob]], Iterable[ShardReport]]
 
 
 def verify(folder: str | Path, decode: bool = True, run: Run = map, quiet: bool = True) -> Report:
     """Looks through a data set or one split of it; one shard is one job of `run`."""
     folder = Path(folder)
-    jobs: list[Job] = []
+    jobs: list[VerifyJob] = []
     damage: list[Damage] = []
     for split in _split_folders(folder):
         try:
@@ -92,7 +92,7 @@ def verify(folder: str | Path, decode: bool = True, run: Run = map, quiet: bool 
             damage.append(Damage(split.name, MANIFEST, None, str(error)))
             continue
         damage += _doubles(split.name, manifest.shards) + _strangers(split, manifest.shards)
-        jobs += [Job(str(split), split.name, shard, decode) for shard in manifest.shards]
+        jobs += [VerifyJob(str(split), split.name, shard, decode) for shard in manifest.shards]
     with tempfile.TemporaryDirectory() as ticks:
         path = Path(ticks) / "lines"
         with shown(path, "looked through shards", len(jobs), quiet):
@@ -128,7 +128,7 @@ def _strangers(folder: Path, shards: tuple[Shard, ...]) -> list[Damage]:
     return [Damage(folder.name, name, None, "is not in the manifest") for name in strange]
 
 
-def verify_shard(job: Job) -> ShardReport:
+def verify_shard(job: VerifyJob) -> ShardReport:
     """One shard: its size and hash, its index, and the samples in it.
 
     Without decoding, samples are looked at only where the shard's hash says that there is a reason.
@@ -144,7 +144,7 @@ def verify_shard(job: Job) -> ShardReport:
     return ShardReport(job.split, shard.name, shard.samples, shard.bytes, frames, tuple(damage))
 
 
-def _file_problems(job: Job) -> Iterator[str]:
+def _file_problems(job: VerifyJob) -> Iterator[str]:
     path = Path(job.folder) / job.shard.name
     if problem := size_problem(Path(job.folder), job.shard):
         yield problem
@@ -159,7 +159,7 @@ def _file_problems(job: Job) -> Iterator[str]:
         yield f"shard {path} has another sha256 than the manifest"
 
 
-def _samples(job: Job, every: bool) -> Iterator[tuple[str | None, int, str | None]]:
+def _samples(job: VerifyJob, every: bool) -> Iterator[tuple[str | None, int, str | None]]:
     """Key, frames decoded and what is wrong, for each sample."""
     path = Path(job.folder) / job.shard.name
     try:

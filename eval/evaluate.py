@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from eval import features, results
-from eval.blocks.feature_store import Store
+from eval.blocks.feature_store import FeatureStore
 from eval.blocks.tasks import Payload
 from eval.clips import files
 from eval.outcome import finish, identity
-from eval.pace import Progress
+from eval.pace import Pace
 from eval.plans import Plan, Say, Work, plans
 from eval.protocol.request import Request
 from eval.results import compare, line, read
@@ -63,14 +63,14 @@ def _known(plan: Plan) -> dict[str, Any] | None:
 # Measuring
 
 
-def _measure(asked: list[Plan], run: Run, say: Say) -> dict[Work, Store]:
+def _measure(asked: list[Plan], run: Run, say: Say) -> dict[Work, FeatureStore]:
     """Every set that is needed, block by block; each block is kept as soon as it is there."""
-    stores: dict[Work, Store] = {}
-    by_key: dict[str, Store] = {}
+    stores: dict[Work, FeatureStore] = {}
+    by_key: dict[str, FeatureStore] = {}
     for plan in asked:
         for work in plan.works.values():
             key = work.key()
-            stores[work] = by_key.setdefault(key, Store(key, work.blocks()))
+            stores[work] = by_key.setdefault(key, FeatureStore(key, work.blocks()))
             if plan.request.again and work is not plan.works.get("real"):
                 stores[work].remove()
     works = {store.key: work for work, store in stores.items()}
@@ -97,9 +97,9 @@ def _say_plan(asked: list[Plan], works: Mapping[str, Work], tasks: int, say: Say
         say(f"{tasks} of {blocks} blocks to measure")
 
 
-def _fill(tasks: list[tuple[Store, Any]], run: Run, say: Say) -> None:
+def _fill(tasks: list[tuple[FeatureStore, Any]], run: Run, say: Say) -> None:
     """Keeps blocks as they come, in any order; one that comes twice replaces itself."""
-    progress = Progress(len(tasks), sum(len(task.indices) for _, task in tasks), say)
+    progress = Pace(len(tasks), sum(len(task.indices) for _, task in tasks), say)
     left = set(range(len(tasks)))
     items = [(at, task) for at, (_, task) in enumerate(tasks)]
     for at, payload in run(measure, items) if items else ():
@@ -119,7 +119,7 @@ def measure(item: tuple[int, Any]) -> tuple[int, Payload]:
     return at, task.run()
 
 
-def _clear(asked: list[Plan], stores: Mapping[Work, Store]) -> None:
+def _clear(asked: list[Plan], stores: Mapping[Work, FeatureStore]) -> None:
     """Features of real data stay for the next run; those of a model are of no more use."""
     kept = {stores[plan.works["real"]].key for plan in asked if "real" in plan.works}
     for plan in asked:

@@ -11,7 +11,7 @@ from eval import results
 from eval.numbers.jackknife import estimate, extrapolate
 from eval.numbers.statistics import Floats, Moments, factor_distance, frechet_distance, moments
 from eval.plans import Say
-from eval.protocol.kinds import Options, Summary
+from eval.protocol.kinds import MeasureOptions, Summary
 from eval.protocol.protocol import Protocol, find, fingerprint
 from eval.protocol.request import Request
 from eval.summaries.frechet import block_rows_of
@@ -73,7 +73,7 @@ def group_count(real: Table, generated: Table) -> int:
     return min(most, len(real.rows), len(generated.rows))
 
 
-def summarize(real: Table, generated: Table, options: Options) -> Summary:
+def summarize(real: Table, generated: Table, options: MeasureOptions) -> Summary:
     count = group_count(real, generated)
     a, b = groups_of(real.rows, count), groups_of(generated.rows, count)
     real_blocks, other_blocks = ({k: moments(v) for k, v in enumerate(side)} for side in (a, b))
@@ -116,7 +116,7 @@ def evaluate_features(request: Request, say: Say) -> dict[str, Any]:
     )
     check_pair(real, generated)
     began = time.monotonic()
-    summary = summarize(real, generated, Options(request.extrapolate))
+    summary = summarize(real, generated, MeasureOptions(request.extrapolate))
     result = _features_result(request, protocol, real, generated, summary)
     result["seconds"] = round(time.monotonic() - began, 3)
     result["path"] = str(results.write(result, request.out))

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from eval import history, results
-from eval.blocks.feature_store import Store
+from eval.blocks.feature_store import FeatureStore
 from eval.clips.subject import RECONSTRUCTIONS, SAMPLES
 from eval.networks import detectors
 from eval.plans import Plan, Say, wanted
-from eval.protocol.kinds import Options, Summarize, Summary
+from eval.protocol.kinds import MeasureOptions, Summarize, Summary
 from eval.summaries import frechet, reconstruction, scores
 from hvdm.errors import UserError
 from hvdm.run.run import versions
@@ -25,7 +25,7 @@ KINDS: Mapping[str, Summarize] = {
     "precision": scores.precision,
     "inception": scores.inception,
 }
-Stores = dict[str, Store]
+Stores = dict[str, FeatureStore]
 
 
 def finish(plan: Plan, stores: Stores, seconds: float, say: Say) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def finish(plan: Plan, stores: Stores, seconds: float, say: Say) -> dict[str, An
 
 
 def _summary(plan: Plan, stores: Stores) -> Summary:
-    protocol, options = plan.protocol, Options(plan.request.extrapolate)
+    protocol, options = plan.protocol, MeasureOptions(plan.request.extrapolate)
     for name, store in stores.items():
         if store.clips() < 2:
             raise UserError(

@@ -9,7 +9,7 @@ from hvdm.events import duration
 EVERY_S = 5.0
 
 
-class Progress:
+class Pace:
     def __init__(self, blocks: int, clips: int, say: Callable[[str], Any]) -> None:
         self._blocks, self._clips, self._say = blocks, clips, say
         self._began = self._told = time.monotonic()

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from eval.blocks.extract import Extraction
-from eval.blocks.tasks import Blockwise
-from eval.clips.sources import Folder, Function, Look
+from eval.blocks.tasks import BlockJob
+from eval.clips.sources import ClipFolder, FrameSelection, Function
 from eval.clips.subject import SAMPLES, Reconstructions, Samples, decoder_versions
 from eval.networks import detectors, lpips_distance, weights
-from eval.networks.detectors import Choice
+from eval.networks.detectors import DetectorChoice
 from eval.protocol.protocol import Protocol, find, fingerprint
 from eval.protocol.request import Request
 from eval.sides import FOLDER, Pair, check_frames, counts_of, keeps_averages, pair_of
@@ -21,7 +21,7 @@ from hvdm.build import Opened
 from hvdm.errors import UserError
 
 Say = Callable[[str], Any]
-Work = Blockwise
+Work = BlockJob
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Plan:
     request: Request
     protocol: Protocol
     subject: Subject
-    detector: Choice | None
+    detector: DetectorChoice | None
     works: Mapping[str, Work]
     """`real` and `generated` for features, `rows` for comparisons clip by clip."""
     fields: Mapping[str, Any]
@@ -83,7 +83,7 @@ def _check_words(request: Request, protocols: list[Protocol]) -> None:
         raise UserError(f"steps={request.steps}: nothing is sampled without a run")
 
 
-def _detector(request: Request, protocol: Protocol) -> Choice | None:
+def _detector(request: Request, protocol: Protocol) -> DetectorChoice | None:
     if protocol.kind == "reconstruction":
         if request.detector is None:
             return None
@@ -138,10 +138,10 @@ def _works(
     request: Request,
     protocol: Protocol,
     pair: Pair,
-    detector: Choice | None,
+    detector: DetectorChoice | None,
     counts: Mapping[str, int],
 ) -> dict[str, Work]:
-    look = Look(pair.frames, pair.stride, "first", "refuse", pair.size)
+    look = FrameSelection(pair.frames, pair.stride, "first", "refuse", pair.size)
     works: dict[str, Work] = {}
     if protocol.kind == "reconstruction":
         assert isinstance(pair.generated, Reconstructions)
@@ -182,7 +182,7 @@ def _works(
     return works
 
 
-def _real_look(protocol: Protocol, look: Look) -> Look:
+def _real_look(protocol: Protocol, look: FrameSelection) -> FrameSelection:
     frames = protocol.window[0] if protocol.window else look.frames
     return replace(look, frames=frames, start=protocol.start, short=protocol.short)
 
@@ -191,7 +191,7 @@ def _fields(
     protocol: Protocol,
     pair: Pair,
     works: Mapping[str, Work],
-    detector: Choice | None,
+    detector: DetectorChoice | None,
     request: Request,
 ) -> dict[str, Any]:
     """All that a number depends on besides the model."""
@@ -245,10 +245,10 @@ def _subject(request: Request, opened: Opened | None, pair: Pair) -> Subject:
 
 
 def _remarks(
-    request: Request, protocol: Protocol, pair: Pair, detector: Choice | None
+    request: Request, protocol: Protocol, pair: Pair, detector: DetectorChoice | None
 ) -> list[str]:
     found = []
-    if isinstance(pair.generated, Folder) and (lossy := pair.generated.lossy()):
+    if isinstance(pair.generated, ClipFolder) and (lossy := pair.generated.lossy()):
         found.append(f"the generated clips went through a lossy codec ({lossy}): store png or npz")
     if protocol.kind == "reconstruction" and lpips_distance.available(_folder(request)):
         files = " and ".join(weights.known(name).file for name in lpips_distance.FILES)

@@ -3,19 +3,19 @@
 from dataclasses import dataclass
 
 from eval.blocks.tasks import chosen
-from eval.clips.sources import Look, Shards, Source, source_of
+from eval.clips.sources import ClipSource, FrameSelection, Shards, source_of
 from eval.clips.subject import (
     RECONSTRUCTIONS,
     SAMPLES,
-    Model,
+    CheckpointModel,
     Reconstructions,
     Samples,
-    hold,
+    cache_model,
     reconstructs,
     samples,
 )
 from eval.networks import detectors
-from eval.networks.detectors import Choice
+from eval.networks.detectors import DetectorChoice
 from eval.protocol.protocol import Protocol, frames_of
 from eval.protocol.request import Request
 from hvdm.build import Opened
@@ -29,8 +29,8 @@ FOLDER = "clips"
 class Pair:
     """Both sides of a comparison, and how their clips are looked at."""
 
-    real: Source | None
-    generated: Source
+    real: ClipSource | None
+    generated: ClipSource
     what: str
     stride: int
     size: tuple[int, int] | None
@@ -60,25 +60,27 @@ def pair_of(request: Request, protocol: Protocol, opened: Opened | None) -> Pair
     )
 
 
-def _run_pair(request: Request, protocol: Protocol, opened: Opened, real: Source | None) -> Pair:
+def _run_pair(
+    request: Request, protocol: Protocol, opened: Opened, real: ClipSource | None
+) -> Pair:
     data, run = opened.config.data, opened.run
     held_out = Shards(f"{str(data.path).rstrip('/')}/{data.held_out}")
     if request.generated is not None:
         raise UserError("run= and generated= are two answers to one question; give one of them")
-    model = Model(
+    model = CheckpointModel(
         str(run.absolute()),
         opened.step,
         opened.weights_hash,
         request.averaged and keeps_averages(opened.checkpoint),
         opened.checkpoint.manifest.get("identity", {}).get("first_stage_weights"),
     )
-    hold(model, opened, "cpu")
+    cache_model(model, opened, "cpu")
     sampled = protocol.kind != "reconstruction" and samples(
         opened, request.what, request.steps, request.options
     )
     if protocol.kind == "reconstruction":
         _check_reconstructs(request, protocol, opened)
-    generated: Source = Reconstructions(model, held_out)
+    generated: ClipSource = Reconstructions(model, held_out)
     if sampled:
         generated = Samples(model, request.seed, request.steps, request.what, request.options)
     length = None if protocol.window or request.what != "clip" else data.frames
@@ -124,10 +126,10 @@ def _check_reconstructs(request: Request, protocol: Protocol, opened: Opened) ->
 
 
 def _shapes(
-    request: Request, protocol: Protocol, real: Source | None, generated: Source
+    request: Request, protocol: Protocol, real: ClipSource | None, generated: ClipSource
 ) -> int | None:
     """How many frames clips have, from the first of each side; refuses sizes that differ."""
-    look = Look(size=request.size)
+    look = FrameSelection(size=request.size)
     first = {
         name: source.read((chosen(source.count(), 1)[0],), look, "cpu").videos[0].shape
         for name, source in (("real", real), ("generated", generated))
@@ -142,7 +144,7 @@ def _shapes(
     return frames_of(protocol, request.frames, first["generated"][0])
 
 
-def check_frames(protocol: Protocol, detector: Choice | None, pair: Pair) -> None:
+def check_frames(protocol: Protocol, detector: DetectorChoice | None, pair: Pair) -> None:
     if detector is None or detector.takes == "frames":
         return
     frames = protocol.window[0] if protocol.window else pair.frames

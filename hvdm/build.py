@@ -16,7 +16,7 @@ from hvdm import rng
 from hvdm.checkpoint import checkpoint
 from hvdm.checkpoint.checkpoint import Checkpoint
 from hvdm.config import RunConfig
-from hvdm.data.loader import ClipSpec, Loader, Options
+from hvdm.data.loader import ClipSpec, Loader, ReadOptions
 from hvdm.data.store import join
 from hvdm.errors import UserError
 from hvdm.recipe import Clip, Given, Recipe
@@ -24,7 +24,14 @@ from hvdm.train.ema import Ema
 from hvdm.train.engine import Engine, LocalEngine
 
 CONFIG_FILE = "config.yaml"
-FREE_DATA_KEYS = {"path", "mix", "threads", "ahead", "log_keys", *(f.name for f in fields(Options))}
+FREE_DATA_KEYS = {
+    "path",
+    "mix",
+    "threads",
+    "ahead",
+    "log_keys",
+    *(f.name for f in fields(ReadOptions)),
+}
 """Where data lies and who decodes it may change between parts of a run."""
 
 
@@ -200,7 +207,7 @@ def build_loader(config: RunConfig, split: str, before: int = 0) -> Loader:
         window=data.window,
         threads=data.threads,
         ahead=data.ahead,
-        options=configs.take(Options, data),
+        options=configs.take(ReadOptions, data),
         key_log=Path(config.run) / "logs" / "keys" if data.log_keys else None,
     )
     _check_latents(config, loader)

@@ -27,7 +27,7 @@ GENERATOR_VERSION = 2
 
 
 @dataclass(frozen=True)
-class Look:
+class ClipStyle:
     """What all clips of a data set share."""
 
     seed: int
@@ -38,7 +38,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Job:
+class RenderJob:
     """One shard to render: samples `first` up to `last` of a split."""
 
     folder: str
@@ -46,10 +46,10 @@ class Job:
     number: int
     first: int
     last: int
-    look: Look
+    look: ClipStyle
 
 
-Run = Callable[[Callable[[Job], Shard], Iterable[Job]], Iterable[Shard]]
+Run = Callable[[Callable[[RenderJob], Shard], Iterable[RenderJob]], Iterable[Shard]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def make(
     run: Run = map,
 ) -> Made:
     """Renders the clips of both splits; one shard is one job of `run`."""
-    look = Look(seed, frames, height, width, fps)
+    look = ClipStyle(seed, frames, height, width, fps)
     _check(look, train, test, per_shard)
     counts = {name: count for name, count in (("train", train), ("test", test)) if count}
     arguments = {**asdict(look), "train": train, "test": test, "per_shard": per_shard}
@@ -99,7 +99,7 @@ def make(
     return Made(out, manifests, fresh=True)
 
 
-def _check(look: Look, train: int, test: int, per_shard: int) -> None:
+def _check(look: ClipStyle, train: int, test: int, per_shard: int) -> None:
     if min(look.frames, look.height, look.width, look.fps, per_shard) < 1 or min(train, test) < 0:
         raise UserError("frames, height, width, fps and per_shard are at least 1, train and test 0")
     if train + test < 1:
@@ -148,28 +148,30 @@ def _difference(manifests: dict[str, Manifest], wanted: dict[str, Any]) -> str:
     return " ".join(changed) or f"version {there.get('version')} of the renderer"
 
 
-def _jobs(part: Path, split: str, count: int, per_shard: int, look: Look) -> Iterator[Job]:
+def _jobs(
+    part: Path, split: str, count: int, per_shard: int, look: ClipStyle
+) -> Iterator[RenderJob]:
     (part / split).mkdir()
     for number, first in enumerate(range(0, count, per_shard)):
         last = min(first + per_shard, count)
-        yield Job(str(part / split), split, number, first, last, look)
+        yield RenderJob(str(part / split), split, number, first, last, look)
 
 
 def _manifest(
-    split: str, jobs: list[Job], shards: list[Shard], arguments: dict[str, int]
+    split: str, jobs: list[RenderJob], shards: list[Shard], arguments: dict[str, int]
 ) -> Manifest:
     own = tuple(shard for job, shard in zip(jobs, shards, strict=True) if job.split == split)
     total = sum(shard.samples for shard in own)
     return Manifest(VERSION, split, total, own, provenance(arguments))
 
 
-def render_shard(job: Job) -> Shard:
+def render_shard(job: RenderJob) -> Shard:
     """One shard, a function of its job alone."""
     samples = (render_sample(job.look, job.split, index) for index in range(job.first, job.last))
     return write_shard(Path(job.folder) / shard_name(job.number), samples)
 
 
-def render_sample(look: Look, split: str, index: int) -> Sample:
+def render_sample(look: ClipStyle, split: str, index: int) -> Sample:
     seed = rng.seed_of(look.seed, split)
     clip = render(seed, index, look.frames, look.height, look.width)
     about = {

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from eval.blocks.tasks import SHOWN, Arrays, Blockwise, Task, about
+from eval.blocks.tasks import SHOWN, Arrays, BlockJob, BlockTask, about
 from eval.clips.sources import Clips
-from eval.clips.subject import exact, refuse_not_finite
-from eval.networks.detectors import FEATURES, Choice, Detector, make
+from eval.clips.subject import exact_arithmetic, refuse_not_finite
+from eval.networks.detectors import FEATURES, Detector, DetectorChoice, make
 from hvdm import rng
 from hvdm.errors import UserError
 
@@ -20,10 +20,10 @@ SHUFFLED = "shuffled"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extraction(Blockwise):
+class Extraction(BlockJob):
     """A set of clips seen by a detector."""
 
-    detector: Choice
+    detector: DetectorChoice
     window: tuple[int, int] | None = None
     shuffled: bool = False
 
@@ -35,14 +35,14 @@ class Extraction(Blockwise):
             "shuffled": self.shuffled,
         }
 
-    def arrays(self, task: Task) -> Arrays:
+    def arrays(self, task: BlockTask) -> Arrays:
         """Features by layer."""
         detector = make(self.detector, self.device)
         found: dict[str, list[npt.NDArray[Any]]] = {}
         keys: list[str] = []
         preview: list[Tensor] = []
         short = 0
-        with exact(self.threads):
+        with exact_arithmetic(self.threads):
             for indices in task.parts():
                 clips = self.source.read(indices, self.look, self.device)
                 short += len(clips.short)

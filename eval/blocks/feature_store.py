@@ -17,7 +17,7 @@ from eval.numbers.statistics import Floats, Moments, merge, moments
 Groups = list[list[int]]
 
 
-class Store:
+class FeatureStore:
     """The blocks of one extraction. A block that is written again replaces itself."""
 
     def __init__(self, key: str, blocks: int, folder: Path | None = None) -> None:

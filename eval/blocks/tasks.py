@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from eval.clips.sources import Look, Source
+from eval.clips.sources import ClipSource, FrameSelection
 from eval.clips.subject import decoder_versions
 from hvdm import config as configs
 from hvdm import rng
@@ -30,11 +30,11 @@ class Payload(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blockwise(ABC):
+class BlockJob(ABC):
     """Some clips of a source, looked at in blocks; equal work is done once, for all who ask."""
 
-    source: Source
-    look: Look
+    source: ClipSource
+    look: FrameSelection
     clips: int
     block: int
     batch: int
@@ -46,7 +46,7 @@ class Blockwise(ABC):
         """What else the arrays depend on."""
 
     @abstractmethod
-    def arrays(self, task: "Task") -> Arrays:
+    def arrays(self, task: "BlockTask") -> Arrays:
         """Of the clips of one block, in their order."""
 
     def key(self) -> str:
@@ -67,18 +67,18 @@ class Blockwise(ABC):
     def blocks(self) -> int:
         return -(-self.clips // self.block)
 
-    def tasks(self) -> list["Task"]:
+    def tasks(self) -> list["BlockTask"]:
         """The blocks of the clips in a fixed random order: data sets are often sorted by class."""
         order = chosen(self.source.count(), self.clips)
         at = [k * self.block for k in range(self.blocks())]
-        return [Task(self, k, tuple(order[a : a + self.block])) for k, a in enumerate(at)]
+        return [BlockTask(self, k, tuple(order[a : a + self.block])) for k, a in enumerate(at)]
 
 
 @dataclass(frozen=True)
-class Task:
+class BlockTask:
     """One block: all that a worker needs, small enough to send anywhere."""
 
-    work: Blockwise
+    work: BlockJob
     number: int
     indices: tuple[int, ...]
 

@@ -37,7 +37,7 @@ WIDEST = 1.5
 
 
 @dataclass(frozen=True)
-class Look:
+class FrameSelection:
     """What is taken of a video. Without frames all of it, without a size its own."""
 
     frames: int | None = None
@@ -60,7 +60,7 @@ class Clips:
     short: list[str]
 
 
-class Source(Protocol):
+class ClipSource(Protocol):
     """What clips come from. Plain and small: it travels to workers, which open it themselves."""
 
     def identity(self) -> dict[str, Any]:
@@ -71,11 +71,11 @@ class Source(Protocol):
         """How many videos there are; None where they are made on demand."""
         ...
 
-    def read(self, indices: tuple[int, ...], look: Look, device: str) -> Clips: ...
+    def read(self, indices: tuple[int, ...], look: FrameSelection, device: str) -> Clips: ...
 
 
 @dataclass(frozen=True)
-class Folder:
+class ClipFolder:
     """Each file a video, or each subfolder of pictures; lone pictures are clips of one frame."""
 
     path: str
@@ -98,7 +98,7 @@ class Folder:
     def count(self) -> int:
         return len(files_of(self.path))
 
-    def read(self, indices: tuple[int, ...], look: Look, device: str) -> Clips:
+    def read(self, indices: tuple[int, ...], look: FrameSelection, device: str) -> Clips:
         videos = list(files_of(self.path).items())
         return cut(
             ((key, read_files(files)) for key, files in [videos[index] for index in indices]), look
@@ -118,7 +118,7 @@ class Shards:
     def count(self) -> int:
         return opened(self.path)[0].samples
 
-    def read(self, indices: tuple[int, ...], look: Look, device: str) -> Clips:
+    def read(self, indices: tuple[int, ...], look: FrameSelection, device: str) -> Clips:
         manifest, reader = opened(self.path)
         return cut((sample(manifest, reader, index) for index in indices), look)
 
@@ -136,14 +136,14 @@ class Function:
     def count(self) -> None:
         return None
 
-    def read(self, indices: tuple[int, ...], look: Look, device: str) -> Clips:
+    def read(self, indices: tuple[int, ...], look: FrameSelection, device: str) -> Clips:
         made = _called(self.name, self.seed, indices)
         pixels = checked_pixels(made, indices, self.name)
         keys = (f"{self.name} {index} of seed {self.seed}" for index in indices)
         return cut(zip(keys, (clip.numpy() for clip in pixels), strict=True), look)
 
 
-def source_of(given: str, seed: int = 0) -> Source:
+def source_of(given: str, seed: int = 0) -> ClipSource:
     """What real=… or generated=… names."""
     if given.startswith(PYTHON):
         function_of(given)
@@ -162,10 +162,10 @@ def source_of(given: str, seed: int = 0) -> Source:
     if not files_of(str(path)):
         kinds = ", ".join((*FILMS, GIF, *ARRAYS, *PICTURES))
         raise UserError(f"{given} holds no clips: expected {kinds}, or subfolders of pictures")
-    return Folder(str(path))
+    return ClipFolder(str(path))
 
 
-def cut(found: Iterable[tuple[str, Frames]], look: Look) -> Clips:
+def cut(found: Iterable[tuple[str, Frames]], look: FrameSelection) -> Clips:
     """The part of each video that is looked at."""
     clips = Clips([], [], [])
     for key, frames in found:

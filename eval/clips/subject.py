@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.clips.sources import Clips, Look, Shards
+from eval.clips.sources import Clips, FrameSelection, Shards
 from hvdm import build
 from hvdm.build import Opened
 from hvdm.errors import RunError, UserError
@@ -20,7 +20,7 @@ SAMPLES, RECONSTRUCTIONS = "samples", "reconstructions"
 
 
 @dataclass(frozen=True)
-class Model:
+class CheckpointModel:
     """The networks of one checkpoint: all that a worker needs to open them."""
 
     run: str
@@ -37,17 +37,17 @@ class Model:
         }
 
 
-_held: dict[tuple[Model, str], Opened] = {}
+_held: dict[tuple[CheckpointModel, str], Opened] = {}
 """The networks that this process has open: those of one checkpoint at most."""
 
 
-def hold(model: Model, opened: Opened, device: str) -> None:
+def cache_model(model: CheckpointModel, opened: Opened, device: str) -> None:
     """Keeps networks that are open already; the hash tells a run from its successor."""
     _held.clear()
     _held[model, device] = opened
 
 
-def open_model(model: Model, device: str) -> Opened:
+def open_model(model: CheckpointModel, device: str) -> Opened:
     """The networks of a checkpoint, opened once in each process."""
     if (model, device) not in _held:
         opened = build.open_run(f"{model.run}@{model.step}", model.averaged, device)
@@ -56,7 +56,7 @@ def open_model(model: Model, device: str) -> Opened:
                 f"step {model.step} of {model.run} was replaced while it was being evaluated; "
                 "evaluate it again"
             )
-        hold(model, opened, device)
+        cache_model(model, opened, device)
     return _held[model, device]
 
 
@@ -66,7 +66,7 @@ def forget() -> None:
 
 
 @contextmanager
-def exact(threads: int) -> Iterator[None]:
+def exact_arithmetic(threads: int) -> Iterator[None]:
     """A fixed thread count and full float32: features depend on both."""
     before_threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
     before = (cudnn.allow_tf32, cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32)
@@ -84,7 +84,7 @@ def exact(threads: int) -> Iterator[None]:
 class Samples:
     """Clip i is a function of the seed and of i, the same one that `hvdm sample seed=` draws."""
 
-    model: Model
+    model: CheckpointModel
     seed: int
     steps: int | None = None
     what: str = "clip"
@@ -103,7 +103,7 @@ class Samples:
     def count(self) -> None:
         return None
 
-    def read(self, indices: tuple[int, ...], look: Look, device: str) -> Clips:
+    def read(self, indices: tuple[int, ...], look: FrameSelection, device: str) -> Clips:
         opened = open_model(self.model, device)
         request = SampleRequest(self.what, self.steps, dict(self.options) or None)
         video = opened.recipe.sample(opened.nets, request, Noise(self.seed, indices, device=device))
@@ -115,7 +115,7 @@ class Samples:
 class Reconstructions:
     """What the decoder makes of what the encoder saw."""
 
-    model: Model
+    model: CheckpointModel
     data: Shards
 
     def identity(self) -> dict[str, Any]:
@@ -124,10 +124,10 @@ class Reconstructions:
     def count(self) -> int:
         return self.data.count()
 
-    def read(self, indices: tuple[int, ...], look: Look, device: str) -> Clips:
+    def read(self, indices: tuple[int, ...], look: FrameSelection, device: str) -> Clips:
         return self.remade(self.data.read(indices, look, device), look, device)
 
-    def remade(self, found: Clips, look: Look, device: str) -> Clips:
+    def remade(self, found: Clips, look: FrameSelection, device: str) -> Clips:
         """Of clips that were read already."""
         if not found.videos:
             return found
@@ -138,7 +138,7 @@ class Reconstructions:
         return generated_clips(made, found.keys, replace(look, stride=1))
 
 
-def generated_clips(video: Tensor, keys: list[str], look: Look) -> Clips:
+def generated_clips(video: Tensor, keys: list[str], look: FrameSelection) -> Clips:
     """Float `B C T H W` of a model, checked and rounded, as long as is looked at."""
     refuse_not_finite(video, keys, "the model's output")
     frames, height, width = video.shape[2:]

@@ -26,7 +26,7 @@ OWN_SIZE = "x/127.5-1, size of the clip"
 
 
 @dataclass(frozen=True)
-class Known:
+class DetectorSpec:
     """How to make a detector; `missing` says what stands in the way of one that is not ready."""
 
     comparable: bool
@@ -45,38 +45,40 @@ _UNVERIFIED = (
 )
 _IMAGES = "TensorFlow 1 bilinear, as torch-fidelity does"
 
-KNOWN: dict[str, Known] = {
-    "untrained": Known(False, ("clips", "frames"), {OWN_SIZE: "untrained"}),
-    "i3d": Known(
+KNOWN: dict[str, DetectorSpec] = {
+    "untrained": DetectorSpec(False, ("clips", "frames"), {OWN_SIZE: "untrained"}),
+    "i3d": DetectorSpec(
         True,
         ("clips",),
         {"tf-reference": "i3d-tf-reference", "videogpt": "i3d-videogpt"},
         weights="i3d",
         least_frames=FEWEST_FRAMES,
     ),
-    "i3d-stylegan-v": Known(
+    "i3d-stylegan-v": DetectorSpec(
         True,
         ("clips",),
         {"none": "i3d-stylegan-v"},
         weights="i3d-stylegan-v",
         least_frames=FEWEST_FRAMES,
     ),
-    "inception": Known(
+    "inception": DetectorSpec(
         True,
         ("frames",),
         {_IMAGES: "inception-v3-compat"},
         {FEATURES: "2048", LOGITS: "logits_unbiased"},
         weights="inception",
     ),
-    "vgg16": Known(True, ("frames",), {_IMAGES: "vgg16"}, {FEATURES: "fc2_relu"}, weights="vgg16"),
-    "videomae": Known(False, ("clips",), missing=f"the detector of cd-FVD: {_UNVERIFIED}"),
-    "dti3d": Known(False, ("clips",), missing=f"the detector of DT-FVD: {_UNVERIFIED}"),
-    "c3d": Known(False, ("clips",), missing=f"C3D, UCF-101, of the video IS: {_UNVERIFIED}"),
+    "vgg16": DetectorSpec(
+        True, ("frames",), {_IMAGES: "vgg16"}, {FEATURES: "fc2_relu"}, weights="vgg16"
+    ),
+    "videomae": DetectorSpec(False, ("clips",), missing=f"the detector of cd-FVD: {_UNVERIFIED}"),
+    "dti3d": DetectorSpec(False, ("clips",), missing=f"the detector of DT-FVD: {_UNVERIFIED}"),
+    "c3d": DetectorSpec(False, ("clips",), missing=f"C3D, UCF-101, of the video IS: {_UNVERIFIED}"),
 }
 
 
 @dataclass(frozen=True)
-class Choice:
+class DetectorChoice:
     """A detector as a worker can make it: plain, and equal for equal features."""
 
     name: str
@@ -101,7 +103,7 @@ class Detector:
         return {"name": self.name, "sha256": self.sha256, "preprocessing": self.preprocessing}
 
 
-def find(name: str) -> Known:
+def find(name: str) -> DetectorSpec:
     """What is known of a detector; refuses those whose network is not at hand."""
     if name not in KNOWN:
         raise UserError(f"detector={name!r} is not known; {closest(name, KNOWN)}")
@@ -116,7 +118,7 @@ def find(name: str) -> Known:
 
 def choose(
     name: str, takes: Takes | None = None, way: str | None = None, folder: Path | None = None
-) -> Choice:
+) -> DetectorChoice:
     """The detector for clips or frames, prepared one way or its first, with verified weights."""
     known = find(name)
     if takes and takes not in known.takes:
@@ -131,16 +133,16 @@ def choose(
                 "comparable with any published one"
             ) from None
     chosen = way if way and way in known.extractors else next(iter(known.extractors))
-    return Choice(name, takes or known.takes[0], chosen, path)
+    return DetectorChoice(name, takes or known.takes[0], chosen, path)
 
 
-def make(choice: Choice | str, device: str = "cpu") -> Detector:
+def make(choice: DetectorChoice | str, device: str = "cpu") -> Detector:
     """The network, through torch-fidelity's registry; kept until another one is asked for."""
     return _made(choose(choice) if isinstance(choice, str) else choice, device)
 
 
 @lru_cache(maxsize=2)
-def _made(choice: Choice, device: str) -> Detector:
+def _made(choice: DetectorChoice, device: str) -> Detector:
     known = find(choice.name)
     inner = list(dict.fromkeys(known.layers.values()))
     network = create_feature_extractor(

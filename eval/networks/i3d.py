@@ -54,7 +54,7 @@ class Unit(nn.Module):
         return x if self.bn is None else self.bn(x).relu()
 
 
-class Block(nn.Module):
+class InceptionBlock(nn.Module):
     """Four branches side by side."""
 
     def __init__(self, inputs: int, widths: Sequence[int]) -> None:
@@ -114,7 +114,7 @@ class I3D(nn.Module):
         for name, (kernel, stride) in POOLS.items():
             self.add_module(name, Pool(kernel, stride))
         for name, (inputs, widths) in BLOCKS.items():
-            self.add_module(name, Block(inputs, widths))
+            self.add_module(name, InceptionBlock(inputs, widths))
         self.avg_pool = nn.AvgPool3d((2, 7, 7), stride=(1, 1, 1))
         self.logits = Unit(1024, classes, last=True)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.blocks.feature_store import Store
+from eval.blocks.feature_store import FeatureStore
 from eval.protocol.protocol import Protocol
 
 
@@ -22,11 +22,11 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Options:
+class MeasureOptions:
     """What may be asked for besides the protocol."""
 
     extrapolate: bool = False
 
 
-Summarize = Callable[[Protocol, Store, Store, Options], Summary]
+Summarize = Callable[[Protocol, FeatureStore, FeatureStore, MeasureOptions], Summary]
 """From the real set and the generated one."""

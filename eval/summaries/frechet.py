@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from eval.blocks.extract import SHUFFLED
-from eval.blocks.feature_store import Groups, Store
+from eval.blocks.feature_store import FeatureStore, Groups
 from eval.networks.detectors import FEATURES
 from eval.numbers.jackknife import Estimate, estimate, extrapolate, interval, jackknife
 from eval.numbers.statistics import (
@@ -19,7 +19,7 @@ from eval.numbers.statistics import (
     frechet_distance,
     null_bias,
 )
-from eval.protocol.kinds import Options, Summary
+from eval.protocol.kinds import MeasureOptions, Summary
 from eval.protocol.protocol import Protocol
 
 
@@ -27,7 +27,7 @@ from eval.protocol.protocol import Protocol
 class Side:
     """One layer of a set, in the groups that the jackknife leaves out."""
 
-    store: Store
+    store: FeatureStore
     layer: str
     groups: Groups
 
@@ -45,7 +45,10 @@ class Side:
 
 
 def sides(
-    protocol: Protocol, real: Store, generated: Store, layers: tuple[str, str] = (FEATURES,) * 2
+    protocol: Protocol,
+    real: FeatureStore,
+    generated: FeatureStore,
+    layers: tuple[str, str] = (FEATURES,) * 2,
 ) -> tuple[Side, Side]:
     """Both sets in equally many groups."""
     count = min(len(store.groups(protocol.groups)) for store in (real, generated))
@@ -66,7 +69,9 @@ def measured(a: Side, b: Side, ddof: int) -> Estimate:
     return estimate(a.moments, b.moments, ddof, distance)
 
 
-def summarize(protocol: Protocol, real: Store, generated: Store, options: Options) -> Summary:
+def summarize(
+    protocol: Protocol, real: FeatureStore, generated: FeatureStore, options: MeasureOptions
+) -> Summary:
     if protocol.window is not None:
         return _windows(protocol, real, generated)
     a, b = sides(protocol, real, generated)
@@ -153,7 +158,7 @@ def block_rows_of(sizes: list[int], name: str, left_out: list[float]) -> list[di
 # Sliding windows
 
 
-def _windows(protocol: Protocol, real: Store, generated: Store) -> Summary:
+def _windows(protocol: Protocol, real: FeatureStore, generated: FeatureStore) -> Summary:
     """The distance of each window, and their mean, over the length of the clips."""
     name, starts = protocol.metric, window_starts(generated)
     found: list[Estimate] = []
@@ -190,7 +195,7 @@ def _windows(protocol: Protocol, real: Store, generated: Store) -> Summary:
     )
 
 
-def window_starts(store: Store) -> list[int]:
+def window_starts(store: FeatureStore) -> list[int]:
     prefix = f"{FEATURES}@"
     return sorted(
         int(name.removeprefix(prefix)) for name in store.layers() if name.startswith(prefix)

@@ -8,19 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.blocks.feature_store import Store
-from eval.blocks.tasks import SHOWN, Arrays, Blockwise, Task, about
-from eval.clips.subject import Reconstructions, exact
+from eval.blocks.feature_store import FeatureStore
+from eval.blocks.tasks import SHOWN, Arrays, BlockJob, BlockTask, about
+from eval.clips.subject import Reconstructions, exact_arithmetic
 from eval.networks import lpips_distance
 from eval.numbers.metrics import psnr, ssim
-from eval.protocol.kinds import Options, Summary
+from eval.protocol.kinds import MeasureOptions, Summary
 from eval.protocol.protocol import Protocol
 
 MEASURES = ("psnr", "ssim", "lpips")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison(Blockwise):
+class Comparison(BlockJob):
     """Held-out clips beside what becomes of them; `lpips` is the folder of its weights."""
 
     source: Reconstructions
@@ -29,12 +29,12 @@ class Comparison(Blockwise):
     def particulars(self) -> Mapping[str, Any]:
         return {"lpips": lpips_distance.sha256(self.lpips) if self.lpips else None}
 
-    def arrays(self, task: Task) -> Arrays:
+    def arrays(self, task: BlockTask) -> Arrays:
         """Measures by name; of the first block, the first clips too."""
         keys: list[str] = []
         rows: list[dict[str, Tensor]] = []
         shown: list[tuple[Tensor, Tensor]] = []
-        with exact(self.threads):
+        with exact_arithmetic(self.threads):
             for indices in task.parts():
                 found = self.source.data.read(indices, self.look, self.device)
                 made = self.source.remade(found, self.look, self.device)
@@ -59,7 +59,7 @@ def _compared(asked: Comparison, original: Tensor, other: Tensor) -> dict[str, T
     return found
 
 
-def summarize(protocol: Protocol, rows: Store, options: Options) -> Summary:
+def summarize(protocol: Protocol, rows: FeatureStore, options: MeasureOptions) -> Summary:
     """Means over clips; each clip counts once, so their spread gives the error."""
     keys = [key for number in range(rows.blocks) for key in rows.keys_of(number)]
     names = [name for name in (*MEASURES, "exact_frames") if name in rows.layers()]

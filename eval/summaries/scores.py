@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from eval.blocks.feature_store import Store
+from eval.blocks.feature_store import FeatureStore
 from eval.networks.detectors import FEATURES, LOGITS
 from eval.numbers import similarity
 from eval.numbers.jackknife import interval, jackknife
 from eval.numbers.similarity import Scored, Subsets
 from eval.numbers.statistics import Floats
-from eval.protocol.kinds import Options, Summary
+from eval.protocol.kinds import MeasureOptions, Summary
 from eval.protocol.protocol import Protocol
 from eval.summaries.frechet import Side, sides
 
@@ -19,13 +19,17 @@ def grouped(side: Side) -> list[Floats]:
     return [side.rows([k]) for k in side.numbers]
 
 
-def kvd(protocol: Protocol, real: Store, generated: Store, options: Options) -> Summary:
+def kvd(
+    protocol: Protocol, real: FeatureStore, generated: FeatureStore, options: MeasureOptions
+) -> Summary:
     a, b = sides(protocol, real, generated)
     groups = grouped(a)
     return of_scores({protocol.metric: similarity.mmd2(groups, grouped(b))}, groups, {})
 
 
-def kid(protocol: Protocol, real: Store, generated: Store, options: Options) -> Summary:
+def kid(
+    protocol: Protocol, real: FeatureStore, generated: FeatureStore, options: MeasureOptions
+) -> Summary:
     a, b = sides(protocol, real, generated)
     return kid_of(grouped(a), grouped(b))
 
@@ -54,7 +58,9 @@ def _with(found: Summary, name: str, subsets: Subsets, warnings: tuple[str, ...]
     )
 
 
-def precision(protocol: Protocol, real: Store, generated: Store, options: Options) -> Summary:
+def precision(
+    protocol: Protocol, real: FeatureStore, generated: FeatureStore, options: MeasureOptions
+) -> Summary:
     a, b = sides(protocol, real, generated)
     return precision_of(grouped(a), grouped(b))
 
@@ -64,7 +70,9 @@ def precision_of(real: list[Floats], generated: list[Floats]) -> Summary:
     return of_scores(scores, real, {"neighbours": similarity.NEIGHBOURS})
 
 
-def inception(protocol: Protocol, real: Store, generated: Store, options: Options) -> Summary:
+def inception(
+    protocol: Protocol, real: FeatureStore, generated: FeatureStore, options: MeasureOptions
+) -> Summary:
     """Of what was generated alone; the error leaves out blocks of clips."""
     layer = LOGITS if LOGITS in generated.layers() else FEATURES
     groups = generated.groups(protocol.groups)

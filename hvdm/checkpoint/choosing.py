@@ -68,7 +68,7 @@ def opened(place: Storage, name: str) -> Checkpoint | str:
 
 def listed(run: Path) -> list[Checkpoint]:
     """Committed checkpoints, oldest first. A folder without a readable manifest is not one."""
-    return listed_in(places.of(run))
+    return listed_in(places.storage_of(run))
 
 
 def listed_in(place: Storage) -> list[Checkpoint]:
@@ -90,7 +90,7 @@ def damage(
 
 def candidates(run: Path) -> list[Checkpoint | str]:
     """Newest first; in place of one whose manifest cannot be used, the reason."""
-    place = places.of(run)
+    place = places.storage_of(run)
     return [opened(place, name) for name in reversed(place.names())]
 
 
@@ -112,7 +112,7 @@ def newest_valid(
     if reasons:
         raise RunError(
             f"no checkpoint of {run} is valid ({'; '.join(reasons)}): bring one back, or move "
-            f"{places.of(run).where} away to begin again from step 0"
+            f"{places.storage_of(run).where} away to begin again from step 0"
         )
     return None
 

@@ -9,12 +9,12 @@ from hvdm.errors import UserError
 POINTER = "address"
 
 
-def of(run: Path) -> Storage:
+def storage_of(run: Path) -> Storage:
     """`RUN/checkpoints`, or where the pointer in it says."""
-    return at(run, pointed(run))
+    return storage_at(run, pointed(run))
 
 
-def at(run: Path, address: str | None) -> Storage:
+def storage_at(run: Path, address: str | None) -> Storage:
     if address is None:
         return Folder(run / "checkpoints")
     if "://" in address:
@@ -27,12 +27,12 @@ def pointed(run: Path) -> str | None:
     return pointer.read_text().strip() if pointer.is_file() else None
 
 
-def point(run: Path, address: str | None) -> None:
+def move_checkpoints(run: Path, address: str | None) -> None:
     """Keeps checkpoints elsewhere from now on; never away from some that are there."""
     before = pointed(run)
     if before == address:
         return
-    old, new = at(run, before), at(run, address)
+    old, new = storage_at(run, before), storage_at(run, address)
     if old.names() and not new.names():
         raise UserError(
             f"{run} has its checkpoints in {old.where}, and {new.where} has none: copy them there, "

@@ -76,7 +76,7 @@ def _sizes_differ(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def doomed(
+def removable(
     run: Path, place: Storage, rule: Rule, known: Collection[str | None] = ()
 ) -> tuple[list[Checkpoint], Checkpoint | None]:
     """What may go, and the newest verified one. Nothing may go where none verifies."""
@@ -100,7 +100,7 @@ def prune(
 ) -> list[int]:
     """Removes what may go; gives the steps that went."""
     gone = []
-    for old in doomed(run, place, rule, known)[0]:
+    for old in removable(run, place, rule, known)[0]:
         if place.remove(old.name, lambda step=old.step: step in leased(run)):  # type: ignore[misc]
             told(old)
             gone.append(old.step)

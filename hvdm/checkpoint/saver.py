@@ -35,7 +35,7 @@ _URGENCY = {DONE: 0, RUNNING: 1, FAILED: 2}
 Status = tuple[str, Any]
 
 
-class Job:
+class ThreadJob:
     """A function on a thread of its own, and what has become of it."""
 
     def __init__(self, action: Callable[[threading.Event], Any]) -> None:
@@ -71,7 +71,7 @@ def reason_of(error: BaseException) -> str:
 
 
 @dataclass
-class Flight:
+class PendingSave:
     """A save under way."""
 
     step: int
@@ -81,7 +81,7 @@ class Flight:
     remark: Mapping[str, Any]
     stalled: float = 0.0
     copied: threading.Event = field(default_factory=threading.Event)
-    job: Job | None = None
+    job: ThreadJob | None = None
     files: dict[str, Any] | None = None
     """Of all ranks, once all have written."""
 
@@ -100,14 +100,14 @@ class Saver:
     report: Reporter
     failed_in_a_row: int = 0
     _copy: writing.HostCopy = field(default_factory=writing.HostCopy)
-    _flight: Flight | None = None
+    _flight: PendingSave | None = None
     _exchange: dist.Largest | None = None
     _known: set[str] = field(default_factory=set)
     _last_problem: str | None = None
-    _tidying: Job | None = None
+    _tidying: ThreadJob | None = None
 
     def __post_init__(self) -> None:
-        self._place = places.of(self.run)
+        self._place = places.storage_of(self.run)
         self._rule = retention.Rule(
             self.config.keep, self.config.keep_every, tuple(self.config.pinned)
         )
@@ -147,19 +147,19 @@ class Saver:
         began = time.monotonic()
         head = writing.head(step, self.engines, self.averages, extra)
         part, problems = self._begun(step)
-        flight = self._flight = Flight(step, part, head, began, remark or {})
+        flight = self._flight = PendingSave(step, part, head, began, remark or {})
         if not problems:
             faults.reach("begun", step)
             _, problems = _together(lambda: self._copy.begin(self.engines, self.averages))
         if problems:
             self._abandon(problems)
             return
-        flight.job = Job(lambda stop: self._write(flight, stop))
+        flight.job = ThreadJob(lambda stop: self._write(flight, stop))
         flight.stalled = time.monotonic() - began
         if not self.config.asynchronous:
             self.finish()
 
-    def _write(self, flight: Flight, stop: threading.Event) -> dict[str, Any]:
+    def _write(self, flight: PendingSave, stop: threading.Event) -> dict[str, Any]:
         """On every rank's thread."""
         try:
             self._copy.finish()
@@ -211,7 +211,7 @@ class Saver:
         if self._last_problem:
             raise RunError(f"{self._last_problem}; {_WAY_OUT}")
 
-    def _advance(self, flight: Flight, failed: bool) -> None:
+    def _advance(self, flight: PendingSave, failed: bool) -> None:
         """Some rank failed, or all are done: with writing, or with waiting for the commit."""
         if failed:
             statuses = enumerate(dist.all_gather(flight.status()))
@@ -221,18 +221,18 @@ class Saver:
         if flight.files is None:
             written = dist.all_gather(flight.status()[1])
             flight.files = {file: row for rows in written for file, row in rows.items()}
-            flight.job = Job(lambda stop: self._commit(flight)) if dist.is_main() else None
+            flight.job = ThreadJob(lambda stop: self._commit(flight)) if dist.is_main() else None
         else:
             self._committed(flight)
 
-    def _commit(self, flight: Flight) -> None:
+    def _commit(self, flight: PendingSave) -> None:
         """On the first rank's thread."""
         files = dict(sorted((flight.files or {}).items()))
         manifest = writing.whole({**flight.head, "files": files})
         self._place.commit(flight.part, writing.name_of(flight.step), manifest)
         faults.reach("committed", flight.step)
 
-    def _committed(self, flight: Flight) -> None:
+    def _committed(self, flight: PendingSave) -> None:
         self._flight, self.failed_in_a_row, self._last_problem = None, 0, None
         self.report.event(
             "saved",
@@ -242,7 +242,7 @@ class Saver:
             **flight.remark,
         )
         if dist.is_main():
-            self._tidying = Job(lambda stop: self._tidy(flight.step))
+            self._tidying = ThreadJob(lambda stop: self._tidy(flight.step))
 
     def _tidy(self, step: int) -> list[int]:
         """On the first rank's thread, and waited for before the next save."""
@@ -308,4 +308,4 @@ def save(
     with Saver(run, engines, averages, keep_all, Reporter([])) as saver:
         saver.begin(step, extra)
         saver.finish_last()
-    return places.of(run).path(writing.name_of(step))
+    return places.storage_of(run).path(writing.name_of(step))

@@ -248,7 +248,7 @@ def save_weights(
     run: Path, step: int, nets: Mapping[str, nn.Module], extra: Mapping[str, Any]
 ) -> Path:
     """Weights alone, by one process: there is neither an optimizer's state nor an average."""
-    place, final = places.of(run), name_of(step)
+    place, final = places.storage_of(run), name_of(step)
     images, rows = {}, {}
     for net, module in nets.items():
         named, kept = dict(module.named_parameters()), dict(module.named_buffers())

@@ -18,18 +18,18 @@ from hvdm.data.batches import micro_batch as as_micro_batch
 from hvdm.data.clips import ClipSpec
 from hvdm.data.decode import check_decoder
 from hvdm.data.mix import Mixture
-from hvdm.data.order import MicroBatch, Order, share
-from hvdm.data.pool import Pool, Task
-from hvdm.data.rows import Loss, Reading, Row, Source
+from hvdm.data.order import DrawOrder, MicroBatch, share
+from hvdm.data.pool import DecoderPool, ReadTask
+from hvdm.data.rows import Reading, Row, SplitReader, Unreadable
 from hvdm.data.schema import Manifest, manifest_hash
 from hvdm.errors import RunError, UserError
 from hvdm.recipe import Batch
 
-__all__ = ["ClipSpec", "Loader", "Options", "Substitution"]
+__all__ = ["ClipSpec", "Loader", "ReadOptions", "Substitution"]
 
 
 @dataclass(frozen=True)
-class Options:
+class ReadOptions:
     """How to read; none of it changes which rows come in which order."""
 
     decoder: str = "decord"
@@ -64,22 +64,24 @@ class Loader:
         window: int = 256,
         threads: int = 2,
         ahead: int = 2,
-        options: Options | None = None,
+        options: ReadOptions | None = None,
         key_log: Path | None = None,
     ) -> None:
         if threads < 0 or ahead < 0:
             raise UserError(f"threads and ahead are at least 0, got {threads}, {ahead}")
-        self.options = options or Options()
+        self.options = options or ReadOptions()
         check_decoder(self.options.decoder)
         weights = dict(folder) if isinstance(folder, Mapping) else {str(folder): 1.0}
         self.spec, self.seed, self.ahead = spec, seed, ahead
         self._reading = _reading(spec, seed, self.options)
         self._folders = tuple(weights)
-        self.sources = [Source(path, self._reading, i) for i, path in enumerate(weights)]
+        self.sources = [SplitReader(path, self._reading, i) for i, path in enumerate(weights)]
         self.mixture = Mixture(list(weights.values()), seed)
         self.orders = [_order(source, seed, lanes, window) for source in self.sources]
         self._ends = np.cumsum([shard.samples for shard in self.manifest.shards])
-        self._pool = Pool(threads, self.options.pool, self.sources, self._folders, self._reading)
+        self._pool = DecoderPool(
+            threads, self.options.pool, self.sources, self._folders, self._reading
+        )
         self._lost: dict[tuple[int, str, str | None], Substitution] = {}
         self._told: set[tuple[int, str, str | None]] = set()
         self._key_log = key_log
@@ -91,7 +93,7 @@ class Loader:
         return self.sources[0].manifest
 
     @property
-    def order(self) -> Order:
+    def order(self) -> DrawOrder:
         return self.orders[0]
 
     def __len__(self) -> int:
@@ -180,16 +182,16 @@ class Loader:
     def _start_draw(self, draw: int) -> Future[Any]:
         turn = self.mixture.turn(draw)
         place = self.orders[turn.source].locate(turn.draw)
-        return self._pool.submit(Task(turn.source, place.shard, place.sample, draw, True))
+        return self._pool.submit(ReadTask(turn.source, place.shard, place.sample, draw, True))
 
-    def _numbered(self, index: int) -> Task:
+    def _numbered(self, index: int) -> ReadTask:
         if len(self.sources) > 1:
             raise UserError("samples of a mixture have no numbers; evaluate one data set")
         if not 0 <= index < len(self):
             raise UserError(f"sample {index} of {len(self)} does not exist; ask for fewer clips")
         shard = int(np.searchsorted(self._ends, index, side="right"))
         first = int(self._ends[shard]) - self.manifest.shards[shard].samples
-        return Task(0, shard, index - first, index, False)
+        return ReadTask(0, shard, index - first, index, False)
 
     def _result(self, draw: int, future: Future[Any]) -> Row:
         row, losses = self._finished(future)
@@ -197,9 +199,9 @@ class Loader:
             self._note(Substitution(draw, *loss, row.key))
         return row
 
-    def _finished(self, future: Future[Any]) -> tuple[Row, list[Loss]]:
+    def _finished(self, future: Future[Any]) -> tuple[Row, list[Unreadable]]:
         try:
-            answer: tuple[Row, list[Loss]] = future.result(timeout=self.options.stall_s)
+            answer: tuple[Row, list[Unreadable]] = future.result(timeout=self.options.stall_s)
         except TimeoutError:
             self._pool.abandon()
             raise RunError(
@@ -230,12 +232,12 @@ class Loader:
             self._lost.setdefault(_what(one), one)
             self._told.add(_what(one))
             if one.source < len(self.sources):
-                self._pool.learn(Loss(one.source, one.shard, one.key, one.reason))
+                self._pool.learn(Unreadable(one.source, one.shard, one.key, one.reason))
             self._stop_if_too_many(one)
 
     def _note(self, one: Substitution) -> None:
         self._lost.setdefault(_what(one), one)
-        self._pool.learn(Loss(one.source, one.shard, one.key, one.reason))
+        self._pool.learn(Unreadable(one.source, one.shard, one.key, one.reason))
         self._stop_if_too_many(one)
 
     def _stop_if_too_many(self, last: Substitution) -> None:
@@ -262,7 +264,7 @@ def _what(one: Substitution) -> tuple[int, str, str | None]:
     return one.source, one.shard, one.key
 
 
-def _reading(spec: ClipSpec, seed: int, options: Options) -> Reading:
+def _reading(spec: ClipSpec, seed: int, options: ReadOptions) -> Reading:
     given = {key: value for key, value in asdict(options).items() if key in _READING_KEYS}
     return Reading(spec, seed, **given)
 
@@ -270,7 +272,7 @@ def _reading(spec: ClipSpec, seed: int, options: Options) -> Reading:
 _READING_KEYS = ("decoder", "timeout_s", "cache", "cache_gb")
 
 
-def _order(source: Source, seed: int, lanes: int, window: int) -> Order:
+def _order(source: SplitReader, seed: int, lanes: int, window: int) -> DrawOrder:
     counts = [shard.samples for shard in source.manifest.shards]
     own = rng.seed_of(seed, source.number, "source") if source.number else seed
-    return Order(counts, own, lanes, window)
+    return DrawOrder(counts, own, lanes, window)

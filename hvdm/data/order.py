@@ -29,7 +29,7 @@ class Place(NamedTuple):
     sample: int
 
 
-class Order:
+class DrawOrder:
     """The order of a data set; memory grows with shards and lanes, not with samples."""
 
     def __init__(self, counts: Sequence[int], seed: int, lanes: int, window: int) -> None:

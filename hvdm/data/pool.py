@@ -10,10 +10,10 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from multiprocessing import get_context
 from typing import Any, Literal, NamedTuple
 
-from hvdm.data.rows import Loss, Reading, Row, Source
+from hvdm.data.rows import Reading, Row, SplitReader, Unreadable
 
 
-class Task(NamedTuple):
+class ReadTask(NamedTuple):
     """A sample to read, for a draw; `shuffled` is training, with substitutes for damage."""
 
     source: int
@@ -23,44 +23,44 @@ class Task(NamedTuple):
     shuffled: bool
 
 
-def perform(sources: Sequence[Source], task: Task) -> tuple[Row, list[Loss]]:
+def perform(sources: Sequence[SplitReader], task: ReadTask) -> tuple[Row, list[Unreadable]]:
     source = sources[task.source]
     if task.shuffled:
         return source.row_or_substitute(task.shard, task.sample, task.draw)
     return source.row(task.shard, task.sample, task.draw, shuffled=False), []
 
 
-_sources: list[Source] = []
+_sources: list[SplitReader] = []
 
 
-def _open(folders: Sequence[str], reading: Reading, known: Sequence[Loss]) -> None:
+def _open(folders: Sequence[str], reading: Reading, known: Sequence[Unreadable]) -> None:
     import torch
 
     torch.set_num_threads(1)
-    _sources[:] = [Source(folder, reading, i) for i, folder in enumerate(folders)]
+    _sources[:] = [SplitReader(folder, reading, i) for i, folder in enumerate(folders)]
     for loss in known:
         _sources[loss.source].known.add(loss)
 
 
-def _perform_here(task: Task) -> tuple[Row, list[Loss]]:
+def _perform_here(task: ReadTask) -> tuple[Row, list[Unreadable]]:
     return perform(_sources, task)
 
 
-class Pool:
+class DecoderPool:
     def __init__(
         self,
         workers: int,
         kind: Literal["threads", "processes"],
-        sources: Sequence[Source],
+        sources: Sequence[SplitReader],
         folders: Sequence[str],
         reading: Reading,
     ) -> None:
         self._workers, self._kind, self._sources = workers, kind, sources
         self._folders, self._reading = folders, reading
-        self._known: list[Loss] = []
+        self._known: list[Unreadable] = []
         self._executor: Executor | None = None
 
-    def submit(self, task: Task) -> Future[Any]:
+    def submit(self, task: ReadTask) -> Future[Any]:
         if self._workers == 0:
             return self._at_once(task)
         executor = self._executor = self._executor or self._start()
@@ -68,7 +68,7 @@ class Pool:
             return executor.submit(_perform_here, task)
         return executor.submit(perform, self._sources, task)
 
-    def learn(self, loss: Loss) -> None:
+    def learn(self, loss: Unreadable) -> None:
         """Damage that need not be met again."""
         self._sources[loss.source].known.add(loss)
         self._known.append(loss)
@@ -86,7 +86,7 @@ class Pool:
         if executor is not None:
             executor.shutdown(wait=False, cancel_futures=True)
 
-    def _at_once(self, task: Task) -> Future[Any]:
+    def _at_once(self, task: ReadTask) -> Future[Any]:
         future: Future[Any] = Future()
         try:
             future.set_result(perform(self._sources, task))

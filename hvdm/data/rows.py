@@ -40,7 +40,7 @@ class Row(NamedTuple):
     draw: int
 
 
-class Loss(NamedTuple):
+class Unreadable(NamedTuple):
     """A sample that cannot be read; a whole shard where the key is None."""
 
     source: int
@@ -62,20 +62,20 @@ class Reading:
 
 
 @dataclass
-class Known:
+class Damage:
     """What was found damaged so far; a set of its own in each process."""
 
     samples: set[tuple[str, str]] = field(default_factory=set)
     shards: set[str] = field(default_factory=set)
 
-    def add(self, loss: Loss) -> None:
+    def add(self, loss: Unreadable) -> None:
         if loss.key is None:
             self.shards.add(loss.shard)
         else:
             self.samples.add((loss.shard, loss.key))
 
 
-class Source:
+class SplitReader:
     """One split of one data set; `number` is its place in a mixture."""
 
     def __init__(self, folder: str | Path, reading: Reading, number: int = 0) -> None:
@@ -84,7 +84,7 @@ class Source:
         self.manifest: Manifest = read_manifest(store)
         cache = Cache(reading.cache, int(reading.cache_gb * 1e9)) if reading.cache else None
         self.reader = ShardReader(store, self.manifest, cache)
-        self.known = Known()
+        self.known = Damage()
 
     def row(self, shard: int, sample: int, draw: int, shuffled: bool) -> Row:
         """The sample as it is; damage is an error."""
@@ -96,9 +96,9 @@ class Source:
         except (CannotDecode, TypeError, ValueError) as error:
             raise DamagedSample(name, key, str(error)) from error
 
-    def row_or_substitute(self, shard: int, sample: int, draw: int) -> tuple[Row, list[Loss]]:
+    def row_or_substitute(self, shard: int, sample: int, draw: int) -> tuple[Row, list[Unreadable]]:
         """The sample, or the next of its shard that can be read, and what could not."""
-        losses: list[Loss] = []
+        losses: list[Unreadable] = []
         for other_shard, other in self._candidates(shard, sample):
             name = self.manifest.shards[other_shard].name
             try:
@@ -106,9 +106,9 @@ class Source:
                     continue
                 return self.row(other_shard, other, draw, shuffled=True), losses
             except DamagedSample as damage:
-                losses.append(Loss(self.number, name, damage.key, damage.reason))
+                losses.append(Unreadable(self.number, name, damage.key, damage.reason))
             except Unreachable as error:
-                losses.append(Loss(self.number, name, None, str(error)))
+                losses.append(Unreadable(self.number, name, None, str(error)))
             self.known.add(losses[-1])
         raise RunError(f"draw {draw}: no sample of the data set can be read; {losses[-1].reason}")
 

@@ -98,7 +98,7 @@ def _leave_behind(run: Path, asked: str, found: Checkpoint | None, say: Say) -> 
 
 
 def _set_aside(run: Path, asked: str, after: int, say: Say) -> None:
-    place, stamp = places.of(run), time.strftime("%Y%m%d-%H%M%S")
+    place, stamp = places.storage_of(run), time.strftime("%Y%m%d-%H%M%S")
     for name in place.names():
         if storage.step_of(name) > after:
             there = place.set_aside(name, stamp)

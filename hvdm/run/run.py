@@ -57,7 +57,7 @@ class Outcome:
 def train(
     config: RunConfig,
     sinks: Sequence[Sink] | None = None,
-    sources: Sequence[stopping.Source] = (),
+    sources: Sequence[stopping.StopSource] = (),
 ) -> Outcome:
     """Trains on this process's rank, from the newest checkpoint of the run folder if it has one.
 
@@ -75,7 +75,7 @@ def train(
         claimed(run),
         build.build_loader(config, config.data.train, config.data.before) as loader,
     ):
-        resuming.from_main(lambda: places.point(run, config.checkpoint.path))
+        resuming.from_main(lambda: places.move_checkpoints(run, config.checkpoint.path))
         config = resuming.from_main(lambda: build.with_data(config, loader))
         session = _session(config, device, report)
         return _train(session, loader, run, say, sources)
@@ -117,7 +117,7 @@ def _train(
     loader: Loader,
     run: Path,
     say: Callable[[str], None],
-    sources: Sequence[stopping.Source],
+    sources: Sequence[stopping.StopSource],
 ) -> Outcome:
     began = time.monotonic()
     config, total = session.config, session.config.total_steps

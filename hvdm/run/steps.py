@@ -24,7 +24,7 @@ class Steps:
     loader: Loader
     saver: Saver
     contents: Contents
-    sources: Sequence[stopping.Source] = ()
+    sources: Sequence[stopping.StopSource] = ()
     after_first: Callable[[int], None] = lambda step: None
     account: Account = field(default_factory=Account)
 
@@ -48,7 +48,7 @@ class Steps:
                 mark(done)
                 if done == first + 1:
                     self.after_first(done)
-                reason = self._between(done, means)
+                reason = self._after_step(done, means)
                 if reason and done < self._total:
                     return done, reason
         return self._total, ""
@@ -57,7 +57,7 @@ class Steps:
         with self.account.on("checkpoint"):
             self.saver.before_update()
 
-    def _between(self, done: int, means: Mapping[str, float]) -> str:
+    def _after_step(self, done: int, means: Mapping[str, float]) -> str:
         """Two steps."""
         self._meter.tick()
         with self.account.on("checkpoint"):

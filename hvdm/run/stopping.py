@@ -14,7 +14,7 @@ SIGNAL, DRAINED, RESIZED, ASKED = "signal", "drained", "resized", "asked"
 REASONS = ("", SIGNAL, DRAINED, RESIZED, ASKED)
 """What is further behind wins where ranks have different reasons."""
 
-Source = Callable[[], str]
+StopSource = Callable[[], str]
 """Gives one of the reasons, or an empty string."""
 
 _heard: list[int] = []
@@ -60,7 +60,7 @@ def listen(numbers: Sequence[int]) -> dict[int, Any]:
     return before
 
 
-def agreed(sources: Sequence[Source]) -> str:
+def agreed(sources: Sequence[StopSource]) -> str:
     """All ranks together, between two steps: why to stop now, the same on all of them."""
     own = [SIGNAL] if _heard else []
     own += [source() for source in sources]

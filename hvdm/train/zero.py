@@ -199,7 +199,7 @@ class DeepSpeedEngine(Engine):
             return torch_slices(self.module, self.optimizer_config.name, self._base, whole)
         return [self._slice(place, keys) for place in self._layout.places(self._optimizer)]
 
-    def _slice(self, place: "Place", keys: tuple[str, ...]) -> Slice:
+    def _slice(self, place: "FlatPlace", keys: tuple[str, ...]) -> Slice:
         flat, parameter, offset, at, length = place
         state = {k: self._base.state[flat][k].view(-1)[at : at + length] for k in keys}
         return Slice(
@@ -219,7 +219,7 @@ def _gradients(module: nn.Module) -> list[Tensor]:
     return [p.grad for p in module.parameters() if p.grad is not None]
 
 
-Place = tuple[Tensor, Tensor, int, int, int]
+FlatPlace = tuple[Tensor, Tensor, int, int, int]
 """Flat master, parameter, offset in the parameter's vector, offset in the master, length."""
 
 
@@ -229,7 +229,7 @@ class _Replicated:
     def masters(self, engine: Any) -> list[Tensor]:
         return list(engine.module.parameters())
 
-    def places(self, optimizer: Any) -> Iterator[Place]:
+    def places(self, optimizer: Any) -> Iterator[FlatPlace]:
         return iter(())
 
     def accumulated(self, optimizer: Any) -> None:
@@ -251,7 +251,7 @@ class _Partitioned:
     def masters(self, engine: Any) -> list[Tensor]:
         return list(engine.optimizer.single_partition_of_fp32_groups)
 
-    def places(self, optimizer: Any) -> Iterator[Place]:
+    def places(self, optimizer: Any) -> Iterator[FlatPlace]:
         for i, flat in enumerate(optimizer.single_partition_of_fp32_groups):
             yield from _cut(
                 flat,
@@ -283,7 +283,7 @@ class _PartitionedBf16:
     def masters(self, engine: Any) -> list[Tensor]:
         return list(engine.optimizer.fp32_groups_flat_partition)
 
-    def places(self, optimizer: Any) -> Iterator[Place]:
+    def places(self, optimizer: Any) -> Iterator[FlatPlace]:
         for flat, group in zip(optimizer.fp32_groups_flat_partition, optimizer.bf16_groups):
             yield from _cut(flat, _running(group))
 
@@ -312,7 +312,7 @@ def _running(group: list[Tensor]) -> Iterator[tuple[Tensor, int]]:
         offset += parameter.numel()
 
 
-def _cut(flat: Tensor, placed: Any) -> Iterator[Place]:
+def _cut(flat: Tensor, placed: Any) -> Iterator[FlatPlace]:
     """The parts of each parameter of a flat group that fall into this rank's partition of it."""
     length = flat.numel()
     begin = dist.rank() * length
@@ -329,7 +329,7 @@ class _Sharded:
     def masters(self, engine: Any) -> list[Tensor]:
         return list(engine.optimizer.fp32_partitioned_groups_flat)
 
-    def places(self, optimizer: Any) -> Iterator[Place]:
+    def places(self, optimizer: Any) -> Iterator[FlatPlace]:
         for flat, group in zip(optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups):
             at = 0
             for parameter in group:

@@ -35,7 +35,7 @@ MAY_CHANGE = (
 
 
 @dataclass(frozen=True)
-class Stage:
+class DemoStage:
     """A verb with its arguments; `ready` says what is there already, or nothing."""
 
     title: str
@@ -63,35 +63,35 @@ class Demo:
     def diffusion(self) -> Path:
         return self.out / "diffusion"
 
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[DemoStage]:
         sample = ("sample", f"run={self.diffusion}", f"count={SAMPLES}")
         return [
-            Stage("clips", ("data", "synthetic", f"out={self.data}", *CLIPS), lambda: None),
+            DemoStage("clips", ("data", "synthetic", f"out={self.data}", *CLIPS), lambda: None),
             self._training("autoencoder", self.autoencoder, *SMALL_STEPS),
             self._training("diffusion", self.diffusion, f"first_stage={self.autoencoder}"),
-            Stage("samples", sample, self._sampled),
+            DemoStage("samples", sample, self._sampled),
             self._evaluation("reconstruction", self.autoencoder, RECONSTRUCTION),
             self._evaluation("distance", self.diffusion, DISTANCE, f"detector={DETECTOR}"),
-            *(Stage("report", ("report", f"run={run}"), lambda: None) for run in self.runs),
+            *(DemoStage("report", ("report", f"run={run}"), lambda: None) for run in self.runs),
         ]
 
-    def _evaluation(self, name: str, run: Path, protocol: str, *more: str) -> Stage:
+    def _evaluation(self, name: str, run: Path, protocol: str, *more: str) -> DemoStage:
         """A job of its own on Ray, which reads the run's checkpoint."""
         clips = [f"clips={self.clips}"] if self.clips else []
         verb = ("evaluate", f"run={run}", f"protocol={protocol}", *more, *clips, "workers=2")
-        return Stage(f"evaluation of {name}", verb, lambda: evaluated(run, protocol))
+        return DemoStage(f"evaluation of {name}", verb, lambda: evaluated(run, protocol))
 
     @property
     def runs(self) -> tuple[Path, Path]:
         return (self.autoencoder, self.diffusion)
 
-    def _training(self, name: str, run: Path, *more: str) -> Stage:
+    def _training(self, name: str, run: Path, *more: str) -> DemoStage:
         config = f"tiny/hvdm_{name}"
         steps = [f"steps={self.steps}"] if self.steps else []
         overrides = [f"run={run}", f"data.path={self.data}", *more, *WORKERS, *steps]
         wanted = compose.run_config(config, overrides)
         verb = ("train", f"config={config}", *overrides)
-        return Stage(name, verb, lambda: trained(wanted), run)
+        return DemoStage(name, verb, lambda: trained(wanted), run)
 
     def films(self) -> list[Path]:
         step = checkpoint.choose(self.diffusion, None).step
@@ -164,7 +164,7 @@ def _write_test(out: Path) -> None:
         ) from None
 
 
-def _do(made: Demo, stage: Stage, title: str, progress: Progress) -> None:
+def _do(made: Demo, stage: DemoStage, title: str, progress: Progress) -> None:
     began = time.monotonic()
     ready = stage.ready()
     if ready:
@@ -177,7 +177,7 @@ def _do(made: Demo, stage: Stage, title: str, progress: Progress) -> None:
     progress.done(title, duration(time.monotonic() - began))
 
 
-def _watcher(stage: Stage, progress: Progress) -> Callable[[str], None]:
+def _watcher(stage: DemoStage, progress: Progress) -> Callable[[str], None]:
     """What a training says in its metrics, or else the newest line of the verb."""
     if stage.run is None:
         return progress.say

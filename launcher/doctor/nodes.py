@@ -27,7 +27,7 @@ def check(where: ClusterConfig, storage: str) -> list[Line]:
     with cluster.connected(where):
         ray = cluster.ray_module()
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        with Storage(Path(storage)) as shared:
+        with StorageCheck(Path(storage)) as shared:
             facts = [_asked(ray, node, shared) for node in nodes]
             lines = [Line("nodes", "ok", ", ".join(_name(node) for node in nodes))]
             lines += answered(nodes, facts)
@@ -52,13 +52,13 @@ def _on(ray: Any, node: Mapping[str, Any]) -> dict[str, Any]:
 # Each node
 
 
-class Storage:
+class StorageCheck:
     """A folder that all nodes have to see: each looks for our file, and leaves one for us."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute() / f".hvdm-doctor-{uuid.uuid4().hex[:8]}"
 
-    def __enter__(self) -> "Storage":
+    def __enter__(self) -> "StorageCheck":
         self.folder.mkdir(parents=True)
         (self.folder / "driver").write_text("here")
         return self
@@ -78,7 +78,7 @@ class Storage:
         return Line("storage", "ok", f"{where} is the same folder on {len(facts)} nodes")
 
 
-def _asked(ray: Any, node: Mapping[str, Any], shared: Storage) -> Facts | None:
+def _asked(ray: Any, node: Mapping[str, Any], shared: StorageCheck) -> Facts | None:
     """None from a node that cannot run our code."""
 
     def call(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -44,7 +44,7 @@ GPUS = {
 
 
 @dataclass(frozen=True)
-class Request:
+class PlanRequest:
     config: RunConfig
     gpu: str
     mfu: float
@@ -68,7 +68,7 @@ def plan(given: Arguments) -> int:
     return 0
 
 
-def _request(given: Arguments) -> Request:
+def _request(given: Arguments) -> PlanRequest:
     name = given.need("config", "tiny/hvdm_autoencoder")
     gpus = given.integer("gpus", 8) or 0
     gpu = given.take("gpu", "h100") or ""
@@ -81,7 +81,7 @@ def _request(given: Arguments) -> Request:
     config = compose.run_config(name, [*where, *given.rest()])
     if config.cluster.workers != gpus:
         raise UserError(f"cluster.workers={config.cluster.workers}: say gpus=N instead")
-    return Request(config, gpu, mfu)
+    return PlanRequest(config, gpu, mfu)
 
 
 def _share(text: str) -> float:
@@ -118,7 +118,9 @@ def _step(config: RunConfig, checkpointing: bool | None) -> Step | None:
 # The answer
 
 
-def _answer(request: Request, recipe: Recipe, steps: Mapping[str, Step | None]) -> dict[str, Any]:
+def _answer(
+    request: PlanRequest, recipe: Recipe, steps: Mapping[str, Step | None]
+) -> dict[str, Any]:
     config = request.config
     nets = {name: sum(p.numel() for p in net.parameters()) for name, net in recipe.trained.items()}
     return {
@@ -142,7 +144,7 @@ def _answer(request: Request, recipe: Recipe, steps: Mapping[str, Step | None]) 
 
 
 def _stage(
-    request: Request, recipe: Recipe, steps: Mapping[str, Step | None], stage: int
+    request: PlanRequest, recipe: Recipe, steps: Mapping[str, Step | None], stage: int
 ) -> dict[str, Any]:
     try:
         engine = replace(request.config.engine, zero=stage)
@@ -166,7 +168,7 @@ def _largest(step: Step | None, room: float) -> int | None:
     return max(0, int((room - step.fixed) // step.per_clip))
 
 
-def _speed(request: Request, step: Step | None) -> dict[str, float] | None:
+def _speed(request: PlanRequest, step: Step | None) -> dict[str, float] | None:
     if step is None:
         return None
     config = request.config
@@ -195,7 +197,7 @@ def checkpoint_bytes(config: RunConfig, recipe: Recipe) -> int:
     )
 
 
-def _refuse_what_does_not_fit(request: Request, answer: Mapping[str, Any]) -> None:
+def _refuse_what_does_not_fit(request: PlanRequest, answer: Mapping[str, Any]) -> None:
     chosen = answer["zero"][answer["chosen"]]
     if "impossible" in chosen:
         raise UserError(chosen["impossible"])

@@ -70,9 +70,9 @@ def prune(given: Arguments) -> int:
     rule = _rule(given, run)
     dry = given.flag("dry")
     given.done()
-    place = places.of(run)
+    place = places.storage_of(run)
     if dry:
-        steps = [found.step for found in retention.doomed(run, place, rule)[0]]
+        steps = [found.step for found in retention.removable(run, place, rule)[0]]
     else:
         steps = retention.prune(run, place, rule)
         if isinstance(place, Folder):

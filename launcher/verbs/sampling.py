@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.clips.subject import Model, exact, hold, open_model
+from eval.clips.subject import CheckpointModel, cache_model, exact_arithmetic, open_model
 from eval.report.embedded import FRAMES
 from hvdm import build
 from hvdm.config import ClusterConfig, parse
@@ -38,7 +38,7 @@ Drawn = tuple[Draws, Tensor]
 
 
 @dataclass(frozen=True)
-class Order:
+class SampleOrder:
     """What was asked for, as far as every recipe understands it."""
 
     what: str
@@ -74,7 +74,7 @@ class Order:
 class Drawing:
     """A batch of clips from its draws: all that a worker needs."""
 
-    model: Model
+    model: CheckpointModel
     request: SampleRequest
     seed: int
     device: str
@@ -82,7 +82,7 @@ class Drawing:
     def __call__(self, draws: Draws, tell: Callable[[float], None] | None = None) -> Drawn:
         opened = open_model(self.model, self.device)
         request = replace(self.request, progress=tell)
-        with exact(opened.config.engine.threads):
+        with exact_arithmetic(opened.config.engine.threads):
             noise = Noise(self.seed, draws, device=self.device)
             return draws, to_pixels(opened.recipe.sample(opened.nets, request, noise)).cpu()
 
@@ -101,7 +101,7 @@ def sample(given: Arguments) -> int:
 
 
 def _tell(
-    as_json: bool, opened: build.Opened, order: Order, paths: list[Path], seconds: float
+    as_json: bool, opened: build.Opened, order: SampleOrder, paths: list[Path], seconds: float
 ) -> None:
     """What was asked for and what came, beside the sheet and to whoever asked."""
     answer = {
@@ -127,14 +127,14 @@ def _tell(
 # What is asked for
 
 
-def _order(given: Arguments) -> Order:
+def _order(given: Arguments) -> SampleOrder:
     what = given.take("what", "clip") or "clip"
     if what not in KINDS:
         raise UserError(f"what={what!r} cannot be sampled; {closest(what, KINDS)}")
     image, fit = given.take("image"), given.take("fit", "crop") or "crop"
     if fit not in photo.FITS:
         raise UserError(f"fit={fit!r}; {closest(fit, photo.FITS)}")
-    return Order(
+    return SampleOrder(
         what=what,
         count=_at_least_one(given, "count", 8),
         batch=_at_least_one(given, "batch", BATCH),
@@ -191,7 +191,7 @@ def _options(given: Arguments, opened: build.Opened, what: str) -> dict[str, str
     return options
 
 
-def _image(order: Order, opened: build.Opened) -> Tensor | None:
+def _image(order: SampleOrder, opened: build.Opened) -> Tensor | None:
     if order.image is None:
         return None
     data = opened.config.data
@@ -203,18 +203,20 @@ def _image(order: Order, opened: build.Opened) -> Tensor | None:
 
 
 def _draw(
-    opened: build.Opened, order: Order, image: Tensor | None, where: ClusterConfig
+    opened: build.Opened, order: SampleOrder, image: Tensor | None, where: ClusterConfig
 ) -> Iterable[Drawn]:
     """Batches as they are done; a clip is a function of the seed and its number."""
     device = "cuda" if where.gpus_per_worker else "cpu"
-    model = Model(str(opened.run.absolute()), opened.step, opened.weights_hash, averaged=True)
+    model = CheckpointModel(
+        str(opened.run.absolute()), opened.step, opened.weights_hash, averaged=True
+    )
     options = {**order.options, **({} if image is None else {"image": image})}
     request = SampleRequest(order.what, order.steps, options or None)
     drawing = Drawing(model, request, order.seed, device)
     told = _Told(order, Progress(sys.stderr))
     if where.name == "inline":
         if device == "cpu":
-            hold(model, opened, device)
+            cache_model(model, opened, device)
         found: Iterable[Drawn] = map(functools.partial(drawing, tell=told.within), order.batches())
     else:
         found = cluster.stream(where)(drawing, order.batches())
@@ -226,7 +228,7 @@ def _draw(
 class _Told:
     """How far it is and how long it takes, in a line that moves or lines now and then."""
 
-    def __init__(self, order: Order, progress: Progress) -> None:
+    def __init__(self, order: SampleOrder, progress: Progress) -> None:
         self._order, self._progress = order, progress
         self._began, self._done = time.monotonic(), 0
 
@@ -247,7 +249,9 @@ class _Told:
 # Writing
 
 
-def _write(drawn: Iterable[Drawn], order: Order, image: Tensor | None, folder: Path) -> list[Path]:
+def _write(
+    drawn: Iterable[Drawn], order: SampleOrder, image: Tensor | None, folder: Path
+) -> list[Path]:
     """Films as the clips come, and one sheet of the first of them."""
     folder.mkdir(parents=True, exist_ok=True)
     paths: dict[int, list[Path]] = {}
@@ -266,7 +270,7 @@ def _write(drawn: Iterable[Drawn], order: Order, image: Tensor | None, folder: P
     return [sheet, *(path for draw in sorted(paths) for path in paths[draw])]
 
 
-def _write_one(video: Tensor, stem: Path, order: Order) -> list[Path]:
+def _write_one(video: Tensor, stem: Path, order: SampleOrder) -> list[Path]:
     made = []
     if "mp4" in order.written:
         made.append(stem.with_suffix(".mp4"))

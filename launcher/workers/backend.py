@@ -35,7 +35,7 @@ class Backend(_RayBackend):
         """
 
 
-class Config(TorchConfig):
+class GroupConfig(TorchConfig):
     @property
     def backend_cls(self) -> Any:
         return Backend

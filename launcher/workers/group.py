@@ -56,7 +56,7 @@ def _trainer(
     return TorchTrainer(
         function,
         train_loop_config=dict(argument),
-        torch_config=backend.Config(
+        torch_config=backend.GroupConfig(
             backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.timeout_s
         ),
         scaling_config=ScalingConfig(

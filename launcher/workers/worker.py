@@ -54,12 +54,12 @@ def _context() -> Any:
     return get_train_context()
 
 
-def _asked(run: Path, rank: int) -> stopping.Source:
+def _asked(run: Path, rank: int) -> stopping.StopSource:
     """What the command or the controller asks for; one rank looks, and all hear of it."""
     return (lambda: "") if rank else (lambda: stop_file.asked(run))
 
 
-def _drained(context: Any) -> stopping.Source:
+def _drained(context: Any) -> stopping.StopSource:
     """A node of ours is taken away. `ray.train.get_preemption_info` would be a barrier per step."""
     return lambda: stopping.DRAINED if context.preemption_context.preemption_info else ""
 

@@ -12,7 +12,7 @@ from data_tools.synthetic.making import encode_h264
 from data_tools.synthetic.rendering import render
 from data_tools.writer import Sample, write_shard
 from hvdm.data.clips import random_window
-from hvdm.data.loader import ClipSpec, Loader, Options
+from hvdm.data.loader import ClipSpec, Loader, ReadOptions
 from hvdm.data.schema import VERSION, DamagedSample, Manifest, read_manifest, write_manifest
 from hvdm.errors import RunError, UserError
 from hvdm.recipe import Batch
@@ -23,7 +23,7 @@ SPEC = ClipSpec(frames=4, height=32, width=32, stride=2)
 def open_loader(
     split: Path, seed: int = 0, spec: ClipSpec = SPEC, ahead: int = 1, damaged: float = 0.01
 ) -> Loader:
-    options = Options(damaged=damaged)
+    options = ReadOptions(damaged=damaged)
     return Loader(split, spec, seed, lanes=4, window=3, threads=2, ahead=ahead, options=options)
 
 

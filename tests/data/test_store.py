@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hvdm.data import store
-from hvdm.data.loader import ClipSpec, Loader, Options
+from hvdm.data.loader import ClipSpec, Loader, ReadOptions
 from hvdm.data.store import Absent, Cache, Unreachable, open_store
 from hvdm.errors import RunError, UserError
 from tests.data_server import FileServer, served
@@ -26,7 +26,7 @@ def server(clips_folder: Path) -> Iterator[FileServer]:
         yield server
 
 
-def keys(location: str | Path, options: Options | None = None, count: int = 30) -> list[object]:
+def keys(location: str | Path, options: ReadOptions | None = None, count: int = 30) -> list[object]:
     with Loader(location, SPEC, lanes=4, window=3, options=options) as loader:
         batch = loader.rows(range(count))
     return [batch.keys, batch["video"].numpy().tobytes()]
@@ -41,7 +41,7 @@ def test_what_fails_once_is_asked_for_again(
     clips_folder: Path, server: FileServer, fault: str
 ) -> None:
     server.fault = lambda path, before: fault if path.endswith(".tar") and before % 3 == 1 else None
-    options = Options(damaged=0.0)
+    options = ReadOptions(damaged=0.0)
     assert keys(f"{server.url}/train", options, 8) == keys(clips_folder / "train", None, 8)
     assert max(server.asked.values()) > 2
 
@@ -65,7 +65,7 @@ def test_what_is_not_there_is_not_asked_for_again(server: FileServer) -> None:
 def test_a_shard_that_cannot_be_reached_is_left_out(server: FileServer) -> None:
     server.fault = lambda path, before: "error" if "shard-000001.tar" in path else None
     with Loader(
-        f"{server.url}/train", SPEC, lanes=4, window=3, options=Options(damaged=0.5)
+        f"{server.url}/train", SPEC, lanes=4, window=3, options=ReadOptions(damaged=0.5)
     ) as loader:
         batch = loader.rows(range(26))
         lost = loader.substitutions()
@@ -79,7 +79,7 @@ def test_a_shard_that_cannot_be_reached_is_left_out(server: FileServer) -> None:
 def test_an_epoch_fetches_the_data_set_once(clips_folder: Path, server: FileServer) -> None:
     folder = clips_folder / "train"
     size = sum(path.stat().st_size for path in folder.glob("*.tar"))
-    options = Options(decoder="pyav")
+    options = ReadOptions(decoder="pyav")
     for rank in range(2):
         with Loader(f"{server.url}/train", SPEC, lanes=4, window=3, options=options) as loader:
             for _ in loader.steps(0, 13, batch=2, micro_batch=1, rank=rank, world=2):
@@ -99,7 +99,7 @@ def loader_bytes(folder: Path) -> list[int]:
 def test_a_cache_spares_the_second_epoch(
     clips_folder: Path, server: FileServer, tmp_path: Path
 ) -> None:
-    options = Options(cache=str(tmp_path / "kept"))
+    options = ReadOptions(cache=str(tmp_path / "kept"))
     first = keys(f"{server.url}/train", options)
     sent, server.sent = server.sent, 0
     assert keys(f"{server.url}/train", options) == first
@@ -179,6 +179,6 @@ def test_an_object_store_may_fail_now_and_then(
         return data[: len(data) // 2] if asked[what] == 2 and "shard" in path else data
 
     monkeypatch.setattr(s3fs.S3FileSystem, "_cat_file", now_and_then)
-    options = Options(damaged=0.0)
+    options = ReadOptions(damaged=0.0)
     assert keys(bucket, options, 8) == keys(clips_folder / "train", None, 8)
     assert min(asked.values()) >= 2 and max(asked.values()) == 3

@@ -13,7 +13,7 @@ from data_tools.synthetic.rendering import render
 from data_tools.writer import Sample, write_shard
 from hvdm.data import rows
 from hvdm.data.batches import read_keys
-from hvdm.data.loader import ClipSpec, Loader, Options
+from hvdm.data.loader import ClipSpec, Loader, ReadOptions
 from hvdm.data.schema import (
     VERSION,
     DamagedSample,
@@ -43,7 +43,7 @@ def spoil(split: Path, shard: int, sample: int, at: int = 1200) -> str:
 
 
 def open_loader(split: Path, damaged: float = 0.2, threads: int = 2, **options: object) -> Loader:
-    chosen = Options(damaged=damaged, **options)  # type: ignore[arg-type]
+    chosen = ReadOptions(damaged=damaged, **options)  # type: ignore[arg-type]
     return Loader(split, SPEC, lanes=4, window=3, threads=threads, options=chosen)
 
 
@@ -127,7 +127,7 @@ def test_one_bit_anywhere_in_a_shard_is_never_silent(tmp_path: Path) -> None:
         data = bytearray(whole)
         data[place] ^= 1 << chosen.randrange(8)
         path.write_bytes(data)
-        options = Options(damaged=1.0)
+        options = ReadOptions(damaged=1.0)
         with Loader(split, spec, lanes=1, window=4, threads=0, options=options) as loader:
             try:
                 loader.rows(range(4))

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from data_tools.synthetic.rendering import render
-from eval.clips.sources import Folder, Function, Look, Shards, source_of
+from eval.clips.sources import ClipFolder, FrameSelection, Function, Shards, source_of
 from eval.evaluate import Request, evaluate, evaluate_all
 from hvdm.errors import RunError, UserError
 from hvdm.media.pictures import write_gif, write_mp4
@@ -94,8 +94,10 @@ def test_films_are_read_by_one_decoder_and_lossy_ones_are_pointed_out(folders, t
     result = measured(tmp_path, folders["real"], folders["mp4"], size=(32, 32))
     assert any("lossy codec (.mp4)" in text for text in result["warnings"])
     assert "av " in result["fields"]["video"]["decoder"]
-    look = Look(frames=6, size=(32, 32))
-    film, gif = (Folder(str(folders[kind])).read((0, 1), look, "cpu") for kind in ("mp4", "gif"))
+    look = FrameSelection(frames=6, size=(32, 32))
+    film, gif = (
+        ClipFolder(str(folders[kind])).read((0, 1), look, "cpu") for kind in ("mp4", "gif")
+    )
     assert (film.videos[0].int() - gif.videos[0].int()).abs().float().mean() < 8
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_tools.synthetic.rendering import render
-from eval.blocks.feature_store import Store
+from eval.blocks.feature_store import FeatureStore
 from eval.blocks.tasks import Payload
 from eval.evaluate import Request, evaluate
 from eval.history import best
@@ -203,7 +203,7 @@ def test_blocks_fold_with_no_more_memory_for_more_samples(tmp_path):
     import tracemalloc
 
     def peak(blocks):
-        store = Store("k" * 32 + str(blocks), blocks, tmp_path / str(blocks))
+        store = FeatureStore("k" * 32 + str(blocks), blocks, tmp_path / str(blocks))
         for number in range(blocks):
             rows = np.random.Generator(np.random.PCG64(number)).normal(size=(64, 48))
             keys = np.asarray([f"{number}-{i}" for i in range(64)])
@@ -220,7 +220,7 @@ def test_blocks_fold_with_no_more_memory_for_more_samples(tmp_path):
 
 
 def test_folded_blocks_are_the_moments_of_all_rows(tmp_path):
-    store, parts = Store("a" * 32, 7, tmp_path), []
+    store, parts = FeatureStore("a" * 32, 7, tmp_path), []
     for number in reversed(range(7)):
         rows = np.random.Generator(np.random.PCG64(number)).normal(size=(number + 1, 5))
         parts.append(rows.astype(np.float32))

@@ -8,7 +8,7 @@ from unittest import mock
 import torch
 
 from hvdm import dist, rng
-from hvdm.data.order import Order, Place
+from hvdm.data.order import DrawOrder, Place
 from hvdm.recipe import Noise
 from launcher.workers import worker
 
@@ -23,7 +23,7 @@ def train_each(argument: Mapping[str, Any]) -> None:
 @contextmanager
 def _spoiled(how: str) -> Iterator[None]:
     if how == "swapped sample":
-        with mock.patch.object(Order, "locate", _swapping(Order.locate)):
+        with mock.patch.object(DrawOrder, "locate", _swapping(DrawOrder.locate)):
             yield
     elif how == "noise by rank":
         with mock.patch.object(Noise, "_rows", _rows_of_rank):
@@ -33,7 +33,7 @@ def _spoiled(how: str) -> Iterator[None]:
 
 
 def _swapping(honest: Any) -> Any:
-    def locate(self: Order, draw: int) -> Place:
+    def locate(self: DrawOrder, draw: int) -> Place:
         place: Place = honest(self, 4 if draw == 3 else draw)
         return place
 

@@ -50,7 +50,7 @@ def test_the_node_that_differs_is_named(check: Any, harm: dict[str, Any], told: 
 
 def test_storage_that_a_node_does_not_share(tmp_path: Path) -> None:
     """One saw nothing; another one saw our file on a copy, and its own did not come back."""
-    with nodes.Storage(tmp_path) as shared:
+    with nodes.StorageCheck(tmp_path) as shared:
         (shared.folder / "node-10.0.0.1").touch()
         good, blind = node("10.0.0.1"), node("10.0.0.2", storage=False)
         assert shared.seen([good]).state == "ok"

@@ -61,7 +61,7 @@ def config(server: str, shapes: Path, tmp_path: Path) -> RunConfig:
 
 
 def bucket(config: RunConfig) -> Bucket:
-    place = places.of(Path(config.run))
+    place = places.storage_of(Path(config.run))
     assert isinstance(place, Bucket)
     return place
 

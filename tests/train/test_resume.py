@@ -199,6 +199,8 @@ def test_the_step_function_is_the_only_one() -> None:
         for path in folder.rglob("*.py")
         if ".backward(" in path.read_text()
     ]
-    found.remove("launcher/sizing/footprint.py")  # counts the bytes of one backward, and moves nothing
+    found.remove(
+        "launcher/sizing/footprint.py"
+    )  # counts the bytes of one backward, and moves nothing
     assert sorted(found) == ["hvdm/train/engine.py", "hvdm/train/loop.py", "hvdm/train/zero.py"]
     assert train_step.__module__ == "hvdm.train.loop"

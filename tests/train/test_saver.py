@@ -261,7 +261,7 @@ def test_one_full_disk_makes_all_ranks_abandon(
 def test_a_real_full_disk(config: RunConfig, tmp_path: Path) -> None:
     """/dev/full takes no byte: the save fails by the system's own error."""
     bench = Bench(config, failures=0)
-    place = places.of(bench.run)
+    place = places.storage_of(bench.run)
     honest = place.writing
 
     def into_full(part: str, file: str) -> Any:
@@ -287,7 +287,7 @@ def made(config: RunConfig, count: int, per_step: int = 5) -> Path:
 
 
 def prune(folder: Path, rule: retention.Rule) -> list[int]:
-    return retention.prune(folder, places.of(folder), rule)
+    return retention.prune(folder, places.storage_of(folder), rule)
 
 
 def spoil(folder: Path, step: int) -> None:
@@ -321,7 +321,7 @@ def test_a_lease_holds_until_it_ends(config: RunConfig) -> None:
 
 def test_a_lease_taken_at_the_last_moment_brings_it_back(config: RunConfig) -> None:
     folder = made(config, 2)
-    place = places.of(folder)
+    place = places.storage_of(folder)
     assert not place.remove(checkpoint.name_of(1), lambda: True)
     assert steps(folder) == [1, 2]
 

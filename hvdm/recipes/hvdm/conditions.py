@@ -16,7 +16,7 @@ UNTOLD = -1
 
 
 @dataclass(frozen=True)
-class Told:
+class Conditions:
     """For each row: a latent beside the noisy one, a motion in [0, 1], a label; or none of it."""
 
     beside: Tensor | None = None

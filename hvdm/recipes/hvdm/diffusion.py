@@ -25,7 +25,7 @@ from hvdm.recipe import (
     SampleRequest,
 )
 from hvdm.recipes.hvdm.conditions import (
-    Told,
+    Conditions,
     check_labels,
     choose,
     frames_from,
@@ -191,7 +191,7 @@ class DiffusionRecipe:
         error = (predicted - target).square().flatten(1).mean(1)
         return error, {"mse": error.detach()}
 
-    def _target(self, batch: Batch, context: Context) -> tuple[Tensor, Told]:
+    def _target(self, batch: Batch, context: Context) -> tuple[Tensor, Conditions]:
         """The latent to learn, and what each row is told."""
         if "latent" in batch.fields:
             told = self._numbers(batch, None, context)
@@ -223,7 +223,7 @@ class DiffusionRecipe:
         told = _rows(choice.past | choice.still, latent)
         return target, torch.where(told, latent, torch.zeros_like(latent))
 
-    def _numbers(self, batch: Batch, video: Tensor | None, context: Context) -> Told:
+    def _numbers(self, batch: Batch, video: Tensor | None, context: Context) -> Conditions:
         config = self.config
         level = label = None
         if config.motion != "none":
@@ -233,7 +233,7 @@ class DiffusionRecipe:
         if config.labels:
             known = check_labels(batch["label"], config.labels)
             label = some_untold(known, config.untold, context, "label untold")
-        return Told(motion=level, label=label)
+        return Conditions(motion=level, label=label)
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
