@@ -1,4 +1,4 @@
-"""What a verb or a kind of sample can be asked for: typed fields of a frozen dataclass, with help."""
+"""What a verb or a kind of sample can be asked for: typed fields of a dataclass, with help."""
 
 import dataclasses
 from collections.abc import Iterator
