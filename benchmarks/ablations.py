@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import experiment
-from hvdm import build
+from hvdm import opening
 from hvdm.ops.wavelet import SPACE_TIME, haar
 from hvdm.recipe import to_model
 
@@ -47,7 +47,7 @@ def measured(run: Path, data: Path, seed: int, overrides: tuple[str, ...]) -> di
     typed = [f"data.path={data}", f"seed={seed}", *SETTINGS, *overrides]
     config = experiment.trained("tiny/hvdm_autoencoder", run, typed)
     video = to_model(experiment.held_out(config))
-    opened = build.open_run(run)
+    opened = opening.open_run(run)
     with torch.no_grad():
         recipe: Any = opened.recipe
         output = recipe.decode(opened.nets, recipe.encode(opened.nets, video))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import experiment
-from hvdm import build
+from hvdm import building, opening
 from hvdm.data.loader import Loader
 from hvdm.ops.motion import strength
 from hvdm.recipe import Noise, SampleRequest, to_model
@@ -27,7 +27,7 @@ SEED, ROWS, IMAGES, MOTIONS, LONG, LONG_FRAMES = 0, 64, 50, 96, 16, 128
 
 def main() -> None:
     where = experiment.folder()
-    opened = build.open_run(sys.argv[2] if len(sys.argv) > 2 else run_of(where))
+    opened = opening.open_run(sys.argv[2] if len(sys.argv) > 2 else run_of(where))
     rows = past_and_next(opened)
     found = experiment.read("conditions")
     if found.get("weights") != opened.weights_hash:
@@ -49,9 +49,9 @@ def run_of(where: Path) -> Path:
     return run
 
 
-def training(opened: build.Opened) -> dict[str, Any]:
+def training(opened: opening.Opened) -> dict[str, Any]:
     config = opened.config
-    stage = build.open_run(config.first_stage or "").config
+    stage = opening.open_run(config.first_stage or "").config
     return {
         "autoencoder": {"steps": stage.total_steps, "batch": stage.batch, **stage.model},
         "steps": opened.step,
@@ -61,16 +61,16 @@ def training(opened: build.Opened) -> dict[str, Any]:
     }
 
 
-def past_and_next(opened: build.Opened) -> Tensor:
+def past_and_next(opened: opening.Opened) -> Tensor:
     """Held-out rows, float `B C 2T H W`."""
     config = opened.config
     loader: Loader
-    with build.build_loader(config, config.data.held_out, config.data.before) as loader:
+    with building.build_loader(config, config.data.held_out, config.data.before) as loader:
         return to_model(loader.sequential(range(min(ROWS, len(loader)))).fields["video"])
 
 
 def drawn(
-    opened: build.Opened, beside: Tensor | None, what: str, count: int, **options: Any
+    opened: opening.Opened, beside: Tensor | None, what: str, count: int, **options: Any
 ) -> Any:
     """Clips, each told what is beside it."""
     recipe: Any = opened.recipe
@@ -84,7 +84,7 @@ def apart(a: Tensor, b: Tensor) -> float:
     return round(float((a - b).abs().mean() * 127.5), 3)
 
 
-def autoencoder(opened: build.Opened, rows: Tensor) -> dict[str, Any]:
+def autoencoder(opened: opening.Opened, rows: Tensor) -> dict[str, Any]:
     """How well it reconstructs, and what overlapping tiles do where two clips meet."""
     recipe: Any = opened.recipe
     frames = recipe.clip.frames
@@ -103,7 +103,7 @@ def autoencoder(opened: build.Opened, rows: Tensor) -> dict[str, Any]:
     return found
 
 
-def seam(opened: build.Opened, rows: Tensor) -> dict[str, Any]:
+def seam(opened: opening.Opened, rows: Tensor) -> dict[str, Any]:
     """From the last real frame to the first drawn one, and from there to the frame that came."""
     recipe: Any = opened.recipe
     frames = recipe.clip.frames
@@ -128,7 +128,7 @@ def seam(opened: build.Opened, rows: Tensor) -> dict[str, Any]:
     return found
 
 
-def image(opened: build.Opened, rows: Tensor) -> dict[str, Any]:
+def image(opened: opening.Opened, rows: Tensor) -> dict[str, Any]:
     """Of how many pictures is the drawn first frame nearer to its own than to all others."""
     recipe: Any = opened.recipe
     pictures = rows[:IMAGES, :, recipe.clip.frames]
@@ -146,7 +146,7 @@ def image(opened: build.Opened, rows: Tensor) -> dict[str, Any]:
     return found
 
 
-def motion(opened: build.Opened, rows: Tensor) -> dict[str, Any]:
+def motion(opened: opening.Opened, rows: Tensor) -> dict[str, Any]:
     """Requested level against DSSIM of the drawn clips."""
     levels = [(i + 0.5) / MOTIONS for i in range(MOTIONS)]
     found = {}
@@ -156,7 +156,7 @@ def motion(opened: build.Opened, rows: Tensor) -> dict[str, Any]:
     return found
 
 
-def motion_of_pictures(opened: build.Opened, rows: Tensor) -> dict[str, Any]:
+def motion_of_pictures(opened: opening.Opened, rows: Tensor) -> dict[str, Any]:
     """The same pictures slow, medium and fast: mean strengths, and how often the order holds."""
     recipe: Any = opened.recipe
     pictures = rows[:32, :, recipe.clip.frames]
@@ -186,7 +186,7 @@ def correlated(wanted: Tensor, got: Tensor) -> dict[str, Any]:
     return {"rank_correlation": round(coefficient, 3), "mean_dssim_by_thirds": thirds}
 
 
-def long(opened: build.Opened, rows: Tensor) -> dict[str, Any]:
+def long(opened: opening.Opened, rows: Tensor) -> dict[str, Any]:
     """Frame differences at the seams and elsewhere, and how mean colours go."""
     recipe: Any = opened.recipe
     noise = Noise(SEED, tuple(range(LONG)))

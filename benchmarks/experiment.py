@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from data_tools.synthetic.making import make
-from hvdm import build
+from hvdm import building, opening
 from hvdm.config import RunConfig
 from hvdm.run import run
 from hvdm.run.run import commit, versions
@@ -44,12 +44,12 @@ def trained(config: str, where: Path, overrides: Sequence[str]) -> RunConfig:
     wanted = compose.run_config(config, [*INLINE, f"run={where}", *overrides])
     if not run.train(wanted, sinks=[]).finished:
         sys.exit(STOPPED_BY_SIGNAL)
-    return build.read_config(where)
+    return opening.read_config(where)
 
 
 def held_out(config: RunConfig) -> torch.Tensor:
     """uint8 `B T H W C`, every held-out clip."""
-    with build.build_loader(config, config.data.held_out, config.data.before) as loader:
+    with building.build_loader(config, config.data.held_out, config.data.before) as loader:
         return loader.sequential(range(len(loader))).fields["video"]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks import experiment
-from hvdm import build
+from hvdm import building
 from hvdm.config import RunConfig
 from hvdm.recipe import Batch, Context, Recipe
 from launcher import arguments, compose
@@ -40,7 +40,7 @@ def main(typed: list[str]) -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     settings = [*ON_A_CPU, *given.rest()]
     config = compose.run_config(name, settings)
-    recipe = build.build_recipe(config, first_stage(config))
+    recipe = building.build_recipe(config, first_stage(config))
     row = {"config": name, "settings": settings, **measured(config, recipe)}
     row |= experiment.about(f"config={name}")
     RESULTS.parent.mkdir(exist_ok=True)
@@ -56,13 +56,13 @@ def first_stage(config: RunConfig) -> Recipe | None:
     stage = compose.run_config(
         config.first_stage_config, ["data.path=unused", "model.perceptual=none"]
     )
-    recipe = build.build_recipe(stage)
+    recipe = building.build_recipe(stage)
     recipe.trained.eval().requires_grad_(False)
     return recipe
 
 
 def measured(config: RunConfig, recipe: Recipe) -> dict[str, Any]:
-    engines = build.build_engines(config, recipe)
+    engines = building.build_engines(config, recipe)
     phase = recipe.phases[0]
     engine = engines[phase.net]
     began = time.monotonic()

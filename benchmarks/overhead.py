@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import experiment
 from data_tools.synthetic.making import make
-from hvdm import build
+from hvdm import building
 from hvdm.config import RunConfig
 from hvdm.events import read_lines
 from hvdm.run import run
@@ -45,7 +45,7 @@ def ours(asked: RunConfig) -> list[float]:
 
 
 def bare(asked: RunConfig) -> list[float]:
-    recipe = build.build_recipe(asked)
+    recipe = building.build_recipe(asked)
     net = recipe.trained["velocity"]
     optimizer = torch.optim.AdamW(net.parameters(), lr=asked.optimizer.lr)
     video = torch.rand(BATCH, 3, asked.data.frames, asked.data.height, asked.data.width)

@@ -18,8 +18,8 @@ from torch import Tensor
 from data_tools.summary import split_folders
 from data_tools.ticks import shown, tick
 from data_tools.writer import Sample, commit_folder, part_folder, write_shard
-from hvdm import build
 from hvdm import config as configs
+from hvdm import opening
 from hvdm.checkpoint import checkpoint
 from hvdm.data.clips import ClipSpec, resize
 from hvdm.data.rows import LATENT_SUFFIX, about_of, read_media
@@ -95,8 +95,8 @@ def encode(
 
 
 def stage_of(reference: str) -> FrozenStage:
-    run, step = build.split_reference(reference)
-    build.read_config(run)
+    run, step = opening.split_reference(reference)
+    opening.read_config(run)
     found = checkpoint.choose(run, step)
     return FrozenStage(str(run.absolute()), found.step, configs.digest(checkpoint.hashes(found)))
 
@@ -157,16 +157,16 @@ def _starts(total: int, spec: ClipSpec, stride: int | None) -> list[int]:
 
 
 @lru_cache(maxsize=1)
-def _opened(stage: FrozenStage) -> build.Opened:
+def _opened(stage: FrozenStage) -> opening.Opened:
     """In each process once; the weights have to be those of the manifest."""
-    opened = build.open_run(f"{stage.run}@{stage.step}")
+    opened = opening.open_run(f"{stage.run}@{stage.step}")
     if not hasattr(opened.recipe, "encode"):
         raise UserError(f"first_stage={stage.run} has no encoder: name the run of an autoencoder")
     return opened
 
 
 @torch.no_grad()
-def _latent(opened: build.Opened, video: Tensor) -> bytes:
+def _latent(opened: opening.Opened, video: Tensor) -> bytes:
     """One clip at a time under fixed threads, so that equal clips give equal bytes."""
     torch.set_num_threads(opened.config.engine.threads)
     stage = cast(Reconstructs, opened.recipe)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hvdm import config as configs
-from hvdm.build import Opened
 from hvdm.data.schema import atomic_write
 from hvdm.events import TensorBoard
+from hvdm.opening import Opened
 
 COLUMNS = (
     "time", "protocol", "detector", "comparable", "step", "weights", "metric", "value",

@@ -15,10 +15,10 @@ from eval.protocol.protocol import Protocol, find, fingerprint
 from eval.protocol.request import Request
 from eval.sides import FOLDER, Pair, check_frames, counts_of, keeps_averages, pair_of
 from eval.summaries.reconstruction import Comparison
-from hvdm import build
 from hvdm import config as configs
-from hvdm.build import Opened
+from hvdm import opening
 from hvdm.errors import UserError
+from hvdm.opening import Opened
 
 Say = Callable[[str], Any]
 Work = BlockJob
@@ -101,9 +101,9 @@ def _opened(request: Request) -> Opened | None:
     if request.run is None:
         return None
     # on the CPU: whoever hands out the work may have no GPU
-    opened = build.open_run(request.run, averaged=request.averaged)
+    opened = opening.open_run(request.run, averaged=request.averaged)
     then = opened.checkpoint.manifest.get("identity", {}).get("first_stage_weights")
-    if then is not None and then != build.first_stage_hash(opened.config):
+    if then is not None and then != opening.first_stage_hash(opened.config):
         raise UserError(
             f"first_stage={opened.config.first_stage} has other weights now than when step "
             f"{opened.step} of {opened.run} was trained on it; bring that checkpoint back"

@@ -18,9 +18,9 @@ from eval.networks import detectors
 from eval.networks.detectors import DetectorChoice
 from eval.protocol.protocol import Protocol, frames_of
 from eval.protocol.request import Request
-from hvdm.build import Opened
 from hvdm.checkpoint.checkpoint import Checkpoint
 from hvdm.errors import UserError
+from hvdm.opening import Opened
 
 FOLDER = "clips"
 

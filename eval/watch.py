@@ -14,7 +14,7 @@ from eval.evaluate import Run, evaluate_all
 from eval.plans import Say
 from eval.protocol.protocol import find
 from eval.protocol.request import Request
-from hvdm import build
+from hvdm import opening
 from hvdm.checkpoint import checkpoint, leases
 from hvdm.data.schema import atomic_write
 from hvdm.errors import RunError, UserError
@@ -63,7 +63,7 @@ def _folder(requests: Sequence[Request]) -> Path:
     reference = requests[0].run
     if reference is None:
         raise UserError("watch=true follows a run: give run=RUN")
-    folder, step = build.split_reference(reference)
+    folder, step = opening.split_reference(reference)
     if step is not None:
         raise UserError(f"run={reference}: watch=true takes every step; leave @{step} out")
     return folder

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from hvdm.build import Opened
+    from hvdm.opening import Opened
 
 
 def load(run: str | Path, averaged: bool = True, device: str = "cpu") -> Loaded:
     """The networks of RUN[@STEP], averaged weights where the run keeps them."""
-    from hvdm import build
+    from hvdm import opening
 
-    return Loaded(build.open_run(run, averaged, device), device)
+    return Loaded(opening.open_run(run, averaged, device), device)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import warnings
 
 import torch
 
-from hvdm import build
+from hvdm import building
 from hvdm.config import RunConfig
 from hvdm.recipe import Batch, Context
 from hvdm.train import zero
@@ -32,9 +32,9 @@ def after_backward(config: RunConfig, below: RunConfig | None, last: bool = True
     """Bytes after a backward pass, before the step, without communication buckets."""
     zero.prepare(torch.device("cpu"), 60, print)
     before = storages()
-    recipe = build.build_recipe(config, build.build_recipe(below) if below else None)
-    engines = build.build_engines(config, recipe)
-    averages = build.build_averages(config, recipe, engines)
+    recipe = building.build_recipe(config, building.build_recipe(below) if below else None)
+    engines = building.build_engines(config, recipe)
+    averages = building.build_averages(config, recipe, engines)
     _backward(config, recipe, engines, last)
     bucket = config.engine.bucket_mb * 2**20
     now = {place: size for place, size in storages().items() if place not in before}

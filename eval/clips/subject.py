@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from eval.clips.sources import Clips, FrameSelection, Shards
-from hvdm import build
-from hvdm.build import Opened
+from hvdm import opening
 from hvdm.errors import RunError, UserError
+from hvdm.opening import Opened
 from hvdm.recipe import Noise, Reconstructs, SampleRequest, to_model, to_pixels
 
 SAMPLES, RECONSTRUCTIONS = "samples", "reconstructions"
@@ -50,7 +50,7 @@ def cache_model(model: CheckpointModel, opened: Opened, device: str) -> None:
 def open_model(model: CheckpointModel, device: str) -> Opened:
     """The networks of a checkpoint, opened once in each process."""
     if (model, device) not in _held:
-        opened = build.open_run(f"{model.run}@{model.step}", model.averaged, device)
+        opened = opening.open_run(f"{model.run}@{model.step}", model.averaged, device)
         if opened.weights_hash != model.weights:
             raise RunError(
                 f"step {model.step} of {model.run} was replaced while it was being evaluated; "

@@ -16,7 +16,7 @@ from typing import IO, Any
 import torch
 import yaml
 
-from hvdm import build, dist
+from hvdm import building, dist, identity, opening
 from hvdm import config as configs
 from hvdm.checkpoint import checkpoint, places
 from hvdm.config import Resume, RunConfig
@@ -73,22 +73,23 @@ def train(
         _report(config, run, shown) as report,
         dist.kept_together(),
         claimed(run),
-        build.build_loader(config, config.data.train, config.data.before) as loader,
+        building.build_loader(config, config.data.train, config.data.before) as loader,
     ):
+        identity.check_latents(config, loader)
         resuming.from_main(lambda: places.move_checkpoints(run, config.checkpoint.path))
-        config = resuming.from_main(lambda: build.with_data(config, loader))
+        config = resuming.from_main(lambda: identity.with_data(config, loader))
         session = _session(config, device, report)
         return _train(session, loader, run, say, sources)
 
 
 def _session(config: RunConfig, device: torch.device, report: Reporter) -> Session:
-    recipe = build.build_recipe(config, build.first_stage_of(config, device))
+    recipe = building.build_recipe(config, opening.first_stage_of(config, device))
     for nets in (recipe.trained, recipe.frozen):
         nets.to(device=device, dtype=torch.get_default_dtype())
     recipe.frozen.eval().requires_grad_(False)
     _warm_start(config, recipe)
-    engines = build.build_engines(config, recipe)
-    averages = build.build_averages(config, recipe, engines)
+    engines = building.build_engines(config, recipe)
+    averages = building.build_averages(config, recipe, engines)
     return Session(config, recipe, engines, averages, device, report)
 
 
@@ -96,7 +97,7 @@ def _warm_start(config: RunConfig, recipe: Recipe) -> None:
     """From another run's weights, but for networks that the recipe says begin later."""
     if config.init is None:
         return
-    run, step = build.split_reference(config.init)
+    run, step = opening.split_reference(config.init)
     found = checkpoint.choose(run, step)
     later = getattr(recipe, "untrained_at_start", ())
     for name, module in recipe.trained.items():
@@ -121,8 +122,8 @@ def _train(
 ) -> Outcome:
     began = time.monotonic()
     config, total = session.config, session.config.total_steps
-    identity = build.identity(config, loader)
-    found = resuming.resume(session, run, identity, say)
+    same = identity.identity(config, loader)
+    found = resuming.resume(session, run, same, say)
     first = found.step if found else 0
     if found:
         loader.remember(found.manifest.get("substitutions", []))
@@ -141,7 +142,7 @@ def _train(
             session,
             loader,
             saver,
-            contents=lambda step: _contents(session, loader, step, identity),
+            contents=lambda step: _contents(session, loader, step, same),
             sources=sources,
             after_first=lambda step: _tell_recovery(session, step),
         )
@@ -151,14 +152,14 @@ def _train(
     return Outcome(last, reason)
 
 
-def _contents(session: Session, loader: Loader, step: int, identity: Mapping[str, Any]) -> Any:
+def _contents(session: Session, loader: Loader, step: int, same: Mapping[str, Any]) -> Any:
     """What a checkpoint holds besides the state of the networks."""
     config = session.config
     tell_substitutions(session, loader, step)
     lost = {one for of_rank in dist.all_gather(loader.substitutions()) for one in of_rank}
     loader.remember(list(lost))
     return {
-        "identity": identity,
+        "identity": same,
         "cursor": {"seed": config.seed, "draw": step * config.batch},
         "config": configs.digest(configs.plain(config)),
         "engine": engine_name(config),
@@ -270,9 +271,9 @@ def _describe(session: Session, run: Path) -> None:
     if dist.is_main():
         config = replace(session.config, resume=Resume("auto"))
         text = yaml.safe_dump(configs.plain(config), sort_keys=False)
-        part = run / f".part-{build.CONFIG_FILE}"
+        part = run / f".part-{opening.CONFIG_FILE}"
         part.write_text(text)
-        part.rename(run / build.CONFIG_FILE)
+        part.rename(run / opening.CONFIG_FILE)
 
 
 def _tell_start(session: Session, found: checkpoint.Checkpoint | None, began: float) -> None:

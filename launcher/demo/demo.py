@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hvdm import build
+from hvdm import opening
 from hvdm.checkpoint import checkpoint
 from hvdm.config import RunConfig, plain
 from hvdm.errors import UserError
@@ -105,9 +105,9 @@ class Demo:
 def trained(config: RunConfig) -> str | None:
     """How far the run is, where it has come to its end with just these settings."""
     run = Path(config.run)
-    if not (run / build.CONFIG_FILE).is_file() or not checkpoint.listed(run):
+    if not (run / opening.CONFIG_FILE).is_file() or not checkpoint.listed(run):
         return None
-    then, now = plain(build.read_config(run)), plain(config)
+    then, now = plain(opening.read_config(run)), plain(config)
     changed = [k for k in now if k not in MAY_CHANGE and then.get(k) != now[k]]
     if changed and changed != ["steps"]:
         raise UserError(
@@ -121,7 +121,7 @@ def trained(config: RunConfig) -> str | None:
 def evaluated(run: Path, protocol: str) -> str | None:
     from eval.report.report import evaluations
 
-    weights = build.open_run(run).weights_hash
+    weights = opening.open_run(run).weights_hash
     for result in evaluations(run):
         if result["protocol"] == protocol and result.get("weights") == weights:
             return f"{result['counts']['clips']} clips"

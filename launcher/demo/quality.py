@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hvdm import build
+from hvdm import building, opening
 from hvdm.data.decode import decode_all
 from hvdm.errors import RunError
 
@@ -39,8 +39,8 @@ def figures(autoencoder: Path, diffusion: Path, samples: list[Path]) -> list[Fig
 
 def held_out(run: Path) -> Tensor:
     """uint8 `B T H W C`, all of them."""
-    config = build.read_config(run)
-    with build.build_loader(config, config.data.held_out) as loader:
+    config = opening.read_config(run)
+    with building.build_loader(config, config.data.held_out) as loader:
         return loader.sequential(range(len(loader))).fields["video"]
 
 
@@ -60,7 +60,7 @@ def _measured(run: Path, protocol: str) -> dict[str, Any]:
 def _reconstruction(run: Path, real: Tensor) -> Figure:
     from eval.numbers.metrics import psnr
 
-    opened = build.open_run(run)
+    opened = opening.open_run(run)
     latent = torch.Size(opened.recipe.latent_shape).numel()  # type: ignore[attr-defined]
     small, values = thumbnail_size(real, latent)
     ours = _measured(run, RECONSTRUCTION)["values"]["psnr"]

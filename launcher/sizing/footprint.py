@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from hvdm import build
+from hvdm import building
 from hvdm.config import RunConfig
 from hvdm.recipe import Context, Recipe
 from hvdm.train import optim
@@ -52,7 +52,7 @@ class Step:
 def recipe_without_storage(config: RunConfig) -> Recipe:
     """Built inside a FakeTensorMode; the first stage need not be trained."""
     below = models.first_stage_config(config)
-    return build.build_recipe(config, None if below is None else recipe_without_storage(below))
+    return building.build_recipe(config, None if below is None else recipe_without_storage(below))
 
 
 def state(config: RunConfig, recipe: Recipe, stage: int) -> State:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hvdm import build
+from hvdm import building, opening
 from hvdm.config import RunConfig
 from hvdm.errors import UserError
 from hvdm.recipe import Batch, Context, Recipe
@@ -54,15 +54,15 @@ def on_meta(config: RunConfig) -> Recipe:
     below = first_stage_config(config)
     first_stage = None if below is None else on_meta(below)
     with torch.device("meta"):
-        return build.build_recipe(config, first_stage)
+        return building.build_recipe(config, first_stage)
 
 
 def first_stage_config(config: RunConfig) -> RunConfig | None:
     """That of the run, where there is one; else the config that would train it."""
     if config.first_stage is not None:
-        run, _ = build.split_reference(config.first_stage)
-        if (run / build.CONFIG_FILE).is_file():
-            return build.read_config(run)
+        run, _ = opening.split_reference(config.first_stage)
+        if (run / opening.CONFIG_FILE).is_file():
+            return opening.read_config(run)
     if config.first_stage_config is not None:
         return compose.run_config(config.first_stage_config)
     if config.first_stage is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hvdm import build
+from hvdm import building
 from hvdm.config import RunConfig
 from hvdm.errors import UserError, closest
 from hvdm.events import duration
@@ -104,7 +104,7 @@ def _steps(config: RunConfig) -> dict[str, Step | None]:
 
 
 def _offers(config: RunConfig) -> bool:
-    return hasattr(build.recipe_module(config.recipe).Config, "activation_checkpointing")
+    return hasattr(building.recipe_module(config.recipe).Config, "activation_checkpointing")
 
 
 def _step(config: RunConfig, checkpointing: bool | None) -> Step | None:
@@ -148,7 +148,7 @@ def _stage(
 ) -> dict[str, Any]:
     try:
         engine = replace(request.config.engine, zero=stage)
-        build.check_recipe(replace(request.config, engine=engine), recipe)
+        building.check_recipe(replace(request.config, engine=engine), recipe)
     except UserError as error:
         return {"stage": stage, "impossible": str(error)}
     state = footprint.state(request.config, recipe, stage)

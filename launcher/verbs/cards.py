@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from eval.history import results_in
-from hvdm import build
 from hvdm import config as configs
+from hvdm import opening
 from hvdm.checkpoint.checkpoint import Checkpoint
 from hvdm.config import RunConfig
 from hvdm.nets.state_files import sha256_of
@@ -19,7 +19,7 @@ NAME = "README.md"
 
 def write(run: Path, found: Checkpoint, files: Sequence[Path], averaged: bool) -> Path:
     """Everything in it is read from the run; nothing is claimed that is not there."""
-    config = build.read_config(run)
+    config = opening.read_config(run)
     parts = [
         _front(config),
         f"# {config.recipe}, step {found.step}",

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hvdm import build
+from hvdm import building, opening
 from hvdm.checkpoint import checkpoint, places, retention
 from hvdm.checkpoint.checkpoint import Checkpoint, Reader
 from hvdm.checkpoint.choosing import candidates
@@ -88,7 +88,7 @@ def prune(given: Arguments) -> int:
 
 def _rule(given: Arguments, run: Path) -> retention.Rule:
     """The run's own, but for what was typed."""
-    own = build.read_config(run).checkpoint
+    own = opening.read_config(run).checkpoint
     keep = given.integer("keep", own.keep)
     every = given.integer("keep_every", own.keep_every)
     typed = given.take("pinned")
@@ -132,7 +132,7 @@ def difference(a: str, b: str, base: str | None = None, kind: str = "master") ->
 
 
 def _open(reference: str) -> Checkpoint:
-    run, step = build.split_reference(reference)
+    run, step = opening.split_reference(reference)
     if not run.is_dir():
         raise UserError(f"{run}: there is no such run folder")
     return checkpoint.choose(run, step)
@@ -140,9 +140,9 @@ def _open(reference: str) -> Checkpoint:
 
 def _initial_weights(reference: str) -> dict[str, dict[str, torch.Tensor]]:
     """The weights that the run's seed began with."""
-    run, _ = build.split_reference(reference)
-    config = build.read_config(run)
-    recipe = build.build_recipe(config, build.first_stage_of(config))
+    run, _ = opening.split_reference(reference)
+    config = opening.read_config(run)
+    recipe = building.build_recipe(config, opening.first_stage_of(config))
     return {
         net: {name: p.detach() for name, p in module.named_parameters()}
         for net, module in recipe.trained.items()

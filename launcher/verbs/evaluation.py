@@ -89,8 +89,8 @@ def _requests(given: Arguments, where: ClusterConfig, watched: bool) -> list[Any
 
 def _averages(run: str) -> bool:
     from eval.sides import keeps_averages
-    from hvdm.build import split_reference
     from hvdm.checkpoint import checkpoint
+    from hvdm.opening import split_reference
 
     folder, step = split_reference(run)
     return keeps_averages(checkpoint.choose(folder, step))

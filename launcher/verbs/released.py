@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hvdm import build
+from hvdm import building, opening
 from hvdm import config as configs
 from hvdm.checkpoint import checkpoint
 from hvdm.config import RunConfig
@@ -40,7 +40,7 @@ def import_(given: Arguments) -> int:
     data = given.rest(("data",))
     if not any(files.values()):
         raise UserError("autoencoder=FILE, diffusion=FILE or both are expected")
-    if (run / build.CONFIG_FILE).exists() or (run / "checkpoints").exists():
+    if (run / opening.CONFIG_FILE).exists() or (run / "checkpoints").exists():
         raise UserError(f"run={run} is a run already; name a new folder")
     made = _import(family, run, files, first_stage, data)
     print(json.dumps(made, indent=1) if given.json else "\n".join(map(_line, made)))
@@ -93,8 +93,8 @@ def _diffusion(
     state = read_state(file)
     given = first_stage or str(run / FIRST_STAGE)
     if first_stage is not None:
-        path, _ = build.split_reference(first_stage)
-        stage = build.read_config(path).data
+        path, _ = opening.split_reference(first_stage)
+        stage = opening.read_config(path).data
         overrides = [f"data.{k}={getattr(stage, k)}" for k in ("frames", "height", "width")] + [
             override for override in overrides if override.startswith("data.path=")
         ]
@@ -104,7 +104,7 @@ def _diffusion(
         recipe = on_meta(config)
     else:
         with torch.device("meta"):
-            recipe = build.build_recipe(config, below)
+            recipe = building.build_recipe(config, below)
     _check_latent(file, state, recipe)
     return _filled(config, "diffusion", file, state, recipe)
 
@@ -168,7 +168,7 @@ class Filled:
         extra = {"identity": {"imported": source}, "cursor": {"seed": self.config.seed, "draw": 0}}
         checkpoint.save_weights(run, 0, {self.name: net}, extra)
         text = yaml.safe_dump(configs.plain(self.config), sort_keys=False)
-        (run / build.CONFIG_FILE).write_text(text)
+        (run / opening.CONFIG_FILE).write_text(text)
         count = sum(p.numel() for p in net.parameters())
         return {"run": str(run), "network": self.name, "parameters": count, **source}
 
@@ -232,8 +232,8 @@ def export(given: Arguments) -> int:
 
 def _export_plainly(reference: str, out: Path, averaged: bool) -> list[Path]:
     """Our own names, one file for each network, and a model card."""
-    run, step = build.split_reference(reference)
-    build.read_config(run)
+    run, step = opening.split_reference(reference)
+    opening.read_config(run)
     found = checkpoint.choose(run, step, checkpoint.for_inference(averaged))
     out.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -249,7 +249,7 @@ def _export_released(
 ) -> list[Path]:
     if not any(files.values()):
         raise UserError("autoencoder=FILE, diffusion=FILE or both are expected, to be written")
-    opened = build.open_run(reference, averaged)
+    opened = opening.open_run(reference, averaged)
     nets = {**opened.recipe.frozen, **opened.nets}
     paths = []
     for part, file in files.items():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from eval.clips.subject import CheckpointModel, cache_model, exact_arithmetic, open_model
 from eval.report.embedded import FRAMES
-from hvdm import build
+from hvdm import opening
 from hvdm.config import ClusterConfig, parse
 from hvdm.errors import UserError, closest
 from hvdm.events import duration
@@ -90,7 +90,7 @@ class Drawing:
 def sample(given: Arguments) -> int:
     reference = given.need("run", "runs/tiny/hvdm_diffusion")
     where, order, out = _cluster(given), _order(given), given.take("out")
-    opened = build.open_run(reference)
+    opened = opening.open_run(reference)
     order = replace(order, options=_options(given, opened, order.what))
     image = _image(order, opened)
     folder = Path(out) if out else opened.run / "samples" / f"step-{opened.step:08d}"
@@ -101,7 +101,7 @@ def sample(given: Arguments) -> int:
 
 
 def _tell(
-    as_json: bool, opened: build.Opened, order: SampleOrder, paths: list[Path], seconds: float
+    as_json: bool, opened: opening.Opened, order: SampleOrder, paths: list[Path], seconds: float
 ) -> None:
     """What was asked for and what came, beside the sheet and to whoever asked."""
     answer = {
@@ -175,7 +175,7 @@ def _cluster(given: Arguments) -> ClusterConfig:
     return where
 
 
-def _options(given: Arguments, opened: build.Opened, what: str) -> dict[str, str]:
+def _options(given: Arguments, opened: opening.Opened, what: str) -> dict[str, str]:
     """What the verb does not know is for the recipe, which says what it takes."""
     kinds: Mapping[str, Sequence[str]] = getattr(opened.recipe, "samples", {"clip": ()})
     if what not in kinds:
@@ -191,7 +191,7 @@ def _options(given: Arguments, opened: build.Opened, what: str) -> dict[str, str
     return options
 
 
-def _image(order: SampleOrder, opened: build.Opened) -> Tensor | None:
+def _image(order: SampleOrder, opened: opening.Opened) -> Tensor | None:
     if order.image is None:
         return None
     data = opened.config.data
@@ -203,7 +203,7 @@ def _image(order: SampleOrder, opened: build.Opened) -> Tensor | None:
 
 
 def _draw(
-    opened: build.Opened, order: SampleOrder, image: Tensor | None, where: ClusterConfig
+    opened: opening.Opened, order: SampleOrder, image: Tensor | None, where: ClusterConfig
 ) -> Iterable[Drawn]:
     """Batches as they are done; a clip is a function of the seed and its number."""
     device = "cuda" if where.gpus_per_worker else "cpu"

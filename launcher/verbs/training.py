@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hvdm import build
+from hvdm import building, opening
 from hvdm import config as configs
 from hvdm.config import RunConfig
 from hvdm.data.schema import read_manifest
@@ -32,10 +32,10 @@ def train(config: RunConfig) -> int:
 
 def preflight(config: RunConfig) -> None:
     """Refuses before anything starts: model keys, data, first stage."""
-    module = build.recipe_module(config.recipe)
+    module = building.recipe_module(config.recipe)
     configs.parse(module.Config, config.model, "model")
     read_manifest(Path(config.data.path) / config.data.train)
-    build.first_stage_of(config)
+    opening.first_stage_of(config)
 
 
 def _inline(config: RunConfig) -> int:

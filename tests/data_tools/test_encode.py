@@ -9,7 +9,7 @@ import torch
 from data_tools.encode import encode, stage_of
 from data_tools.rearrange import reshard
 from data_tools.verify import verify
-from hvdm import build
+from hvdm import building, identity, opening
 from hvdm.config import DataConfig, RunConfig
 from hvdm.data.loader import ClipSpec, Loader
 from hvdm.data.schema import read_manifest
@@ -43,7 +43,7 @@ def test_latents_are_what_the_first_stage_gives(
     assert made["clips"] == {"train": 40, "test": 12} and verify(tmp_path / "latents", False).ok
     manifest = read_manifest(tmp_path / "latents/train")
     assert manifest.provenance["first_stage"]["weights"] == stage_of(stage.run).weights
-    opened = build.open_run(stage.run)
+    opened = opening.open_run(stage.run)
     with Loader(tmp_path / "latents/train", ClipSpec(8, 16, 16)) as latents:
         found = latents.sequential([0, 1])
     with Loader(shapes / "train", ClipSpec(8, 16, 16)) as clips:
@@ -67,10 +67,11 @@ def test_latents_of_other_weights_are_refused(
     encode(shapes, tmp_path / "latents", stage.run)
     other = trained(shapes, tmp_path / "other", seed=1)
     data: DataConfig = replace(stage.data, path=str(tmp_path / "latents"))
-    build.build_loader(replace(stage, data=data, first_stage=stage.run), "train").close()
-    for wrong in (other.run, None):
-        with pytest.raises(UserError, match=r"were made by weights \w{12}, first_stage="):
-            build.build_loader(replace(stage, data=data, first_stage=wrong), "train")
+    with building.build_loader(replace(stage, data=data), "train") as loader:
+        identity.check_latents(replace(stage, first_stage=stage.run), loader)
+        for wrong in (other.run, None):
+            with pytest.raises(UserError, match=r"were made by weights \w{12}, first_stage="):
+                identity.check_latents(replace(stage, first_stage=wrong), loader)
 
 
 def test_wrong_requests_are_refused(stage: RunConfig, shapes: Path, tmp_path: Path) -> None:

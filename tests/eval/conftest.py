@@ -11,7 +11,7 @@ import yaml
 from data_tools.synthetic.making import make
 from eval.clips import files
 from eval.clips.subject import forget
-from hvdm import build
+from hvdm import building, opening
 from hvdm import config as configs
 from hvdm.checkpoint import checkpoint
 
@@ -63,10 +63,10 @@ def make_run(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
             }
         )
         run.mkdir(exist_ok=True)
-        (run / build.CONFIG_FILE).write_text(yaml.safe_dump(configs.plain(config)))
-        recipe = build.build_recipe(config)
-        engines = build.build_engines(config, recipe)
-        averages = build.build_averages(config, recipe, engines)
+        (run / opening.CONFIG_FILE).write_text(yaml.safe_dump(configs.plain(config)))
+        recipe = building.build_recipe(config)
+        engines = building.build_engines(config, recipe)
+        averages = building.build_averages(config, recipe, engines)
         for kept in averages.values():
             kept.averages[0].fill_(average)
         checkpoint.save(run, step, engines, averages, extra or {})

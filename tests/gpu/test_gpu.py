@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from hvdm import build
+from hvdm import opening
 from hvdm.config import ClusterConfig, EngineConfig, RunConfig
 from hvdm.events import read_lines
 from hvdm.nets.attention import attention, backend
@@ -95,7 +95,7 @@ def test_a_seed_is_one_clip_on_both_and_in_any_batch(
         ("gpu", "cuda", (3, 4)),
         ("alone", "cuda", (3,)),
     ):
-        opened = build.open_run(tmp_path / "run", device=device)
+        opened = opening.open_run(tmp_path / "run", device=device)
         with torch.no_grad():
             noise = Noise(0, draws, device=device)
             clips[name] = opened.recipe.sample(opened.nets, SampleRequest(), noise).cpu()

@@ -94,7 +94,7 @@ def test_half_as_wide_is_about_a_quarter_of_the_operations():
 def test_peak_of_tensors_without_storage_is_that_of_real_ones():
     config = compose.run_config(AUTOENCODER)
     fake = footprint.step(config, checkpointing=False)
-    recipe = footprint.build.build_recipe(config)
+    recipe = footprint.building.build_recipe(config)
     footprint._drop_gradients(recipe.trained)
     peak, operations = footprint._run(config, recipe, 2)
     assert peak == pytest.approx(fake.fixed + 2 * fake.per_clip, rel=0.02)

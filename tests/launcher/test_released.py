@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hvdm import build
+from hvdm import building, opening
 from hvdm.errors import UserError
 from hvdm.recipes.hvdm import released
 from launcher import arguments, compose
@@ -45,7 +45,7 @@ def files(tmp_path_factory):
 
 def _denoiser(config):
     with torch.device("meta"):
-        return build.build_recipe(config, on_meta(narrow("autoencoder")))
+        return building.build_recipe(config, on_meta(narrow("autoencoder")))
 
 
 def call(verb, *typed):
@@ -66,7 +66,7 @@ def imported(files, tmp_path_factory):
 
 
 def test_both_files_make_a_run_that_samples(imported, files):
-    opened = build.open_run(imported)
+    opened = opening.open_run(imported)
     assert opened.config.first_stage == str(imported / "autoencoder")
     assert opened.recipe.latent_shape == (4, 4, 8, 8)
     latent = torch.zeros(1, *opened.recipe.latent_shape)
@@ -95,7 +95,7 @@ def test_export_gives_the_files_back_to_the_bit(imported, files, tmp_path, suffi
 def test_export_in_our_names(imported, tmp_path):
     call(verbs.export, f"run={imported}/autoencoder", "to=safetensors", f"out={tmp_path}")
     state = load_file(tmp_path / "autoencoder.safetensors")
-    have = build.open_run(imported / "autoencoder").nets["autoencoder"].state_dict()
+    have = opening.open_run(imported / "autoencoder").nets["autoencoder"].state_dict()
     assert state.keys() == have.keys()
     assert all(torch.equal(state[name], have[name]) for name in have)
 
@@ -108,14 +108,14 @@ def test_the_autoencoder_alone_and_safetensors(files, tmp_path, capsys):
     )
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["run"], row["network"]) == (str(run), "autoencoder")
-    assert build.open_run(run).recipe.latent_shape == (4, 4, 8, 8)
+    assert opening.open_run(run).recipe.latent_shape == (4, 4, 8, 8)
 
 
 def test_the_u_net_alone_needs_the_autoencoder_only_to_sample(imported, files, tmp_path):
     run = tmp_path / "run"
     stage = f"first_stage={imported}/autoencoder"
     call(verbs.import_, "from=hvdm", f"diffusion={files['diffusion']}", stage, f"run={run}")
-    assert build.open_run(run).recipe.latent_shape == (4, 4, 8, 8)
+    assert opening.open_run(run).recipe.latent_shape == (4, 4, 8, 8)
 
 
 def changed(files, tmp_path, part, change):

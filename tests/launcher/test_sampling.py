@@ -13,7 +13,7 @@ from PIL import Image
 import hvdm
 from data_tools.synthetic.making import make
 from eval.report import embedded
-from hvdm import build
+from hvdm import building, opening
 from hvdm import config as configs
 from hvdm.checkpoint import checkpoint
 from hvdm.data.decode import decode_all, decode_image
@@ -51,14 +51,14 @@ def make_run(run, recipe, model, **more):
         }
     )
     run.mkdir()
-    (run / build.CONFIG_FILE).write_text(yaml.safe_dump(configs.plain(config)))
-    recipe = build.build_recipe(config, build.first_stage_of(config))
+    (run / opening.CONFIG_FILE).write_text(yaml.safe_dump(configs.plain(config)))
+    recipe = building.build_recipe(config, opening.first_stage_of(config))
     source = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in recipe.trained.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=source))
-    engines = build.build_engines(config, recipe)
-    averages = build.build_averages(config, recipe, engines)
+    engines = building.build_engines(config, recipe)
+    averages = building.build_averages(config, recipe, engines)
     checkpoint.save(run, 4, engines, averages, {})
 
 
@@ -311,20 +311,20 @@ def test_a_run_keeps_what_sampling_needs_of_its_data(run, shapes, tmp_path, monk
         "log.tensorboard=false",
     ]  # fmt: skip
     assert main([*typed, "steps=1"]) == 0
-    found = build.read_config(trained).from_data
+    found = opening.read_config(trained).from_data
     levels = found["motion_levels"]
     assert found["past"] and levels == sorted(levels) and 0 <= levels[0] < levels[-1] <= 1
     monkeypatch.setattr(diffusion, "from_data", lambda *_: pytest.fail("it looked again"))
     assert main([*typed, "steps=2"]) == 0
-    assert build.read_config(trained).from_data == found
+    assert opening.read_config(trained).from_data == found
     monkeypatch.setattr(diffusion, "from_data", lambda *_: {**found, "past": 0.5})
     make(tmp_path / "other", seed=9, train=8, test=2, per_shard=8, frames=8, height=16, width=16)
     new = tmp_path / "new"
     new.mkdir()
     shutil.copy(trained / "config.yaml", new)
     assert main([*typed, f"data.path={tmp_path}/other", f"run={new}", "steps=1"]) == 0
-    assert build.read_config(new).from_data["past"] == 0.5
-    recipe = build.open_run(trained).recipe
+    assert opening.read_config(new).from_data["past"] == 0.5
+    recipe = opening.open_run(trained).recipe
     assert recipe.motion_levels == tuple(levels)
     sample(trained, tmp_path / "out", "what=dynamics", "motion=fast", "count=1", "write=gif")
     sample(trained, tmp_path / "out", "what=long", "frames=8", "count=1", "write=gif")

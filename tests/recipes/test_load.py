@@ -7,7 +7,7 @@ import torch
 import yaml
 
 import hvdm
-from hvdm import build
+from hvdm import building, opening
 from hvdm import config as configs
 from hvdm.checkpoint import checkpoint
 from hvdm.errors import UserError
@@ -16,9 +16,9 @@ from launcher import compose
 
 def run_of(name, folder, *overrides):
     config = compose.run_config(name, [*overrides, f"run={folder}"])
-    recipe = build.build_recipe(config, build.first_stage_of(config))
+    recipe = building.build_recipe(config, opening.first_stage_of(config))
     checkpoint.save_weights(folder, 0, recipe.trained, {})
-    (folder / build.CONFIG_FILE).write_text(yaml.safe_dump(configs.plain(config)))
+    (folder / opening.CONFIG_FILE).write_text(yaml.safe_dump(configs.plain(config)))
     return recipe
 
 

@@ -143,9 +143,9 @@ def test_noise_is_of_the_draw_and_of_its_use() -> None:
 
 def test_zero_3_with_two_networks_is_refused_with_the_reason(shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="engine.zero=3 does not work.*use engine.zero=2"):
-        from hvdm import build
+        from hvdm import building
 
-        build.build_recipe(run_config(tmp_path, shapes, engine=engine(3)))
+        building.build_recipe(run_config(tmp_path, shapes, engine=engine(3)))
 
 
 def test_the_golden_curves(shapes: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:

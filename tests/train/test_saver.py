@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from hvdm import build, dist
+from hvdm import building, dist
 from hvdm.checkpoint import checkpoint, places, retention, storage, writing
 from hvdm.checkpoint.saver import Saver
 from hvdm.config import CheckpointConfig, RunConfig, Samples
@@ -61,9 +61,9 @@ class Bench:
 
     def __init__(self, config: RunConfig, **changes: Any) -> None:
         self.run = Path(config.run)
-        recipe = build.build_recipe(config)
-        self.engines = build.build_engines(config, recipe)
-        self.averages = build.build_averages(config, recipe, self.engines)
+        recipe = building.build_recipe(config)
+        self.engines = building.build_engines(config, recipe)
+        self.averages = building.build_averages(config, recipe, self.engines)
         self.seen = Recorder()
         report = Reporter([self.seen])
         settings = saving(**changes)

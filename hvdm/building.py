@@ -1,0 +1,101 @@
+"""Names become objects: a config's recipe, engines, averages and loader."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from hvdm import config as configs
+from hvdm import rng
+from hvdm.config import RunConfig
+from hvdm.data.loader import ClipSpec, Loader, ReadOptions
+from hvdm.data.store import join
+from hvdm.errors import UserError
+from hvdm.recipe import Clip, Given, Recipe
+from hvdm.train.ema import Ema
+from hvdm.train.engine import Engine, LocalEngine
+
+
+def recipe_module(name: str) -> ModuleType:
+    """`family.stage` under hvdm.recipes, or the full name of a module of the user's own."""
+    for candidate in (f"hvdm.recipes.{name}", name):
+        try:
+            return importlib.import_module(candidate)
+        except ModuleNotFoundError as error:
+            if not error.name or not candidate.startswith(error.name):
+                raise
+    raise UserError(
+        f"recipe={name!r} is no module: expected FAMILY.STAGE under hvdm/recipes, "
+        "or the name of a module that Python can import"
+    )
+
+
+def clip_of(config: RunConfig) -> Clip:
+    return Clip(config.data.frames, config.data.height, config.data.width)
+
+
+def build_recipe(config: RunConfig, first_stage: Recipe | None = None) -> Recipe:
+    """Networks with the initial weights that the seed gives, on the current default device."""
+    module = recipe_module(config.recipe)
+    model = configs.parse(module.Config, config.model, "model")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.seed_of(config.seed, "init"))
+        recipe: Recipe = module.build(model, Given(clip_of(config), first_stage, config.from_data))
+    check_recipe(config, recipe)
+    return recipe
+
+
+def check_recipe(config: RunConfig, recipe: Recipe) -> None:
+    if config.engine.zero == 3 and len(recipe.phases) > 1:
+        raise UserError(
+            f"engine.zero=3 does not work for {config.recipe}, whose {len(recipe.phases)} networks "
+            "call one another (ZeRO-3 gathers weights in hooks, which a second backward undoes); "
+            "use engine.zero=2"
+        )
+
+
+def build_engines(config: RunConfig, recipe: Recipe) -> dict[str, Engine]:
+    if config.engine.name == "local":
+        return {
+            name: LocalEngine(module, config.engine, config.optimizer)
+            for name, module in recipe.trained.items()
+        }
+    from hvdm.train.zero import DeepSpeedEngine
+
+    return {
+        name: DeepSpeedEngine(module, config.engine, config.optimizer, config.micro_batch)
+        for name, module in recipe.trained.items()
+    }
+
+
+def build_averages(
+    config: RunConfig, recipe: Recipe, engines: Mapping[str, Engine]
+) -> dict[str, Ema]:
+    return {name: Ema(engines[name], config.ema) for name in recipe.averaged}
+
+
+def build_loader(config: RunConfig, split: str, before: int = 0) -> Loader:
+    """Clips of the run's shape, with this many frames in front of each."""
+    data = config.data
+    spec = configs.take(ClipSpec, data)
+    return Loader(
+        _folders(config, split),
+        replace(spec, frames=spec.frames + before),
+        seed=config.seed,
+        lanes=data.lanes,
+        window=data.window,
+        threads=data.threads,
+        ahead=data.ahead,
+        options=configs.take(ReadOptions, data),
+        key_log=Path(config.run) / "logs" / "keys" if data.log_keys else None,
+    )
+
+
+def _folders(config: RunConfig, split: str) -> dict[str, float]:
+    """The data set, and in training those that are mixed in, each with its weight."""
+    mix = config.data.mix if split == config.data.train else {}
+    weights = {config.data.path: 1.0, **{path: float(mix[path]) for path in mix}}
+    return {join(path, split): weight for path, weight in weights.items()}

@@ -1,0 +1,77 @@
+"""What makes a run the same run: its model, its data, and the weights that it stands on."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hvdm import config as configs
+from hvdm.building import clip_of, recipe_module
+from hvdm.config import RunConfig
+from hvdm.data.loader import Loader, ReadOptions
+from hvdm.errors import UserError
+from hvdm.opening import first_stage_hash, read_config
+
+FREE_DATA_KEYS = {
+    "path",
+    "mix",
+    "threads",
+    "ahead",
+    "log_keys",
+    *(f.name for f in fields(ReadOptions)),
+}
+"""Where data lies and who decodes it may change between parts of a run."""
+
+
+def identity(config: RunConfig, loader: Loader) -> dict[str, Any]:
+    """What has to stay the same on resume; cluster, engine, logging and evaluation may change."""
+    whole = configs.plain(config)
+    data = {k: v for k, v in whole["data"].items() if k not in FREE_DATA_KEYS}
+    return {
+        **{key: whole[key] for key in ("recipe", "model", "optimizer", "seed", "batch", "ema")},
+        "data": {**data, **loader.identity()},
+        "first_stage_weights": first_stage_hash(config),
+    }
+
+
+def with_data(config: RunConfig, loader: Loader) -> RunConfig:
+    """With what the recipe has to know of its data set, such as how strongly its clips move.
+
+    It goes into the run's config, so that sampling needs no data set, and a run that goes on with
+    the same data does not look again.
+    """
+    module = recipe_module(config.recipe)
+    find = getattr(module, "from_data", None)
+    if find is None:
+        return config
+    same = {k: v for k, v in identity(config, loader).items() if k not in ("optimizer", "ema")}
+    of, then = configs.digest(same), _config_before(Path(config.run))
+    if then is not None and then.from_data_of == of:
+        return replace(config, from_data=then.from_data, from_data_of=of)
+    model = configs.parse(module.Config, config.model, "model")
+    found: Mapping[str, Any] = find(model, clip_of(config), loader.rows)
+    return replace(config, from_data=found, from_data_of=of)
+
+
+def _config_before(run: Path) -> RunConfig | None:
+    """Of the run in this folder, where there is one that can be read."""
+    try:
+        return read_config(run)
+    except (UserError, TypeError, yaml.YAMLError):
+        return None
+
+
+def check_latents(config: RunConfig, loader: Loader) -> None:
+    """Latents of other weights than the first stage's would train a model of something else."""
+    for source in loader.sources:
+        made_by = source.manifest.provenance.get("first_stage", {}).get("weights")
+        if made_by is None:
+            continue
+        if made_by != (own := first_stage_hash(config)):
+            raise UserError(
+                f"the latents under {config.data.path} were made by weights {made_by[:12]}, "
+                f"first_stage={config.first_stage} has {(own or 'none')[:12]}; encode them anew "
+                "with `hvdm data encode`, or name the first stage that made them"
+            )
