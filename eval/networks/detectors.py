@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch_fidelity.utils import create_feature_extractor
 
 from eval.networks import weights
-from eval.networks.extractors import LAYER
+from eval.networks.extractors import LAYER, REGISTERED
 from eval.networks.i3d import FEWEST_FRAMES
 from eval.networks.preprocess import WAYS, frames_of
 from hvdm.errors import UserError, closest
+from hvdm.nets.state_files import repacked
 
 Takes = Literal["clips", "frames"]
 Layers = Mapping[str, npt.NDArray[np.float32]]
@@ -145,16 +146,10 @@ def make(choice: DetectorChoice | str, device: str = "cpu") -> Detector:
 def _made(choice: DetectorChoice, device: str) -> Detector:
     known = find(choice.name)
     inner = list(dict.fromkeys(known.layers.values()))
-    network = create_feature_extractor(
-        known.extractors[choice.way],
-        inner,
-        cuda=False,
-        verbose=False,
-        feature_extractor_weights_path=choice.path,
-    )
+    network = _network(known, choice, inner)
     digest = weights_sha256(network)
     network.to(device)
-    own_frames = choice.name not in ("inception", "vgg16")
+    own_frames = known.extractors[choice.way] in REGISTERED
 
     @torch.no_grad()
     def extract(video: Tensor) -> Layers:
@@ -168,6 +163,20 @@ def _made(choice: DetectorChoice, device: str) -> Detector:
 
     said = WAYS[choice.way][1] if choice.way in WAYS else choice.way
     return Detector(choice.name, digest, known.comparable, said, tuple(known.layers), extract)
+
+
+def _network(known: Known, choice: Choice, layers: list[str]) -> nn.Module:
+    """Our own extractors read files with care; torch-fidelity's unpickle what they are given."""
+    name, path = known.extractors[choice.way], choice.path
+    given = repacked(Path(path)) if path and name not in REGISTERED else path
+    try:
+        network: nn.Module = create_feature_extractor(
+            name, layers, cuda=False, verbose=False, feature_extractor_weights_path=given
+        )
+    except RuntimeError as error:
+        line = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"{path} does not fit detector={choice.name} ({line})") from None
+    return network
 
 
 def as_frames(video: Tensor, clips: bool) -> Tensor:

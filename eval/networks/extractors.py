@@ -1,8 +1,8 @@
 """Networks registered with torch-fidelity. They take uint8 video `B T H W C`."""
 
 import itertools
-import pickle
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from eval.networks.i3d import CLASSES, FEWEST_FRAMES, I3D
 from eval.networks.preprocess import WAYS, as_it_is
 from hvdm import rng
 from hvdm.errors import UserError
+from hvdm.nets.state_files import read_state
 
 LAYER = "features"
 CHANNELS = (3, 16, 16, 16)
@@ -144,13 +145,8 @@ class I3dTorchScript(_Video):
 def load_state(network: nn.Module, path: str) -> None:
     """Fills a network from a file; names the first entry that does not fit."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} cannot be read as a state dict ({line})") from None
-    try:
-        network.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
+        network.load_state_dict(read_state(Path(path)))
+    except RuntimeError as error:
         lines = str(error).strip().splitlines()
         raise UserError(
             f"{path} does not fit I3D with {CLASSES} classes ({lines[-1].strip()})"

@@ -13,6 +13,7 @@ from torch_fidelity.utils import create_sample_similarity
 from eval.networks import weights
 from eval.networks.detectors import weights_sha256
 from hvdm.errors import UserError
+from hvdm.nets.state_files import repacked
 
 FILES = ("lpips-vgg", "vgg16")
 
@@ -40,13 +41,13 @@ def make(folder: str, device: str = "cpu") -> nn.Module:
 
 @contextmanager
 def _hub_of(paths: list[Path]) -> Iterator[None]:
-    """torch's download folder, for a moment one in which the files are there already."""
+    """torch's download folder, for a moment one in which the tensors of the files are there."""
     before = torch.hub.get_dir()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "checkpoints"
         place.mkdir()
         for path in paths:
-            (place / path.name).symlink_to(path.absolute())
+            (place / path.name).write_bytes(repacked(path).getbuffer())
         torch.hub.set_dir(folder)
         try:
             yield

@@ -1,6 +1,7 @@
 """Files of weights that others trained: where they come from, and whether they are what they say.
 
-A file is used only when its hash is known: a published one, or one that was pinned in the folder.
+A file is used only when its whole hash is known: a published one, or one that was pinned in the
+folder. How a hash begins tells files apart, and proves nothing: 32 bits are soon found.
 """
 
 import hashlib
@@ -143,17 +144,17 @@ def disguise_of(path: Path) -> str | None:
 
 def _hash_problem(weights: Weights, path: Path, pinned: str | None) -> str | None:
     found = sha256_of_file(path)
-    wanted = pinned or weights.sha256
+    wanted = weights.sha256 or pinned
     if wanted and found != wanted:
         return f"{path} has sha256 {found}, expected {wanted}"
     if weights.sha256_begins and not found.startswith(weights.sha256_begins):
         return f"{path} has sha256 {found}, expected one that begins {weights.sha256_begins}"
     if weights.git_blob and git_blob_of(path) != weights.git_blob:
         return f"{path} has sha256 {found}, and is not git blob {weights.git_blob}"
-    if not (wanted or weights.sha256_begins or weights.git_blob):
+    if not (wanted or weights.git_blob):
         return (
-            f"no hash of {weights.file} is published, and this one is not pinned (if you trust "
-            f"it: hvdm weights fetch name={weights.name} sha256={found})"
+            f"no whole hash of {weights.file} is published, and this one is not pinned (if you "
+            f"trust it: hvdm weights fetch name={weights.name} sha256={found})"
         )
     return None
 
@@ -222,9 +223,8 @@ def _refusal(weights: Weights, part: Path, sha256: str | None) -> str | None:
 
 
 def _first_use(weights: Weights, part: Path) -> str | None:
-    """Of a file without any published hash, the one that came is the one that is pinned."""
-    published = weights.sha256_begins or weights.git_blob
-    return None if published else sha256_of_file(part)
+    """Of a file without a whole published hash, the one that came is the one that is pinned."""
+    return None if weights.git_blob else sha256_of_file(part)
 
 
 def _pin(weights: Weights, path: Path, sha256: str | None) -> None:

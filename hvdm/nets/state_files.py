@@ -1,12 +1,12 @@
 """State dicts from files of others: tensors are read, and no pickled code is run."""
 
 import hashlib
+import io
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -26,10 +26,18 @@ def read_state(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
             f"{path} holds more than tensors, and reading the rest would run code from the file; "
             "save its state dict alone"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, SafetensorError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # a damaged pickle raises whatever its bytes run into
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{path} cannot be read ({line}): truncated? fetch it again") from None
     return _tensors(path, found)
+
+
+def repacked(path: Path) -> io.BytesIO:
+    """The tensors of a file as a new file, for code of others that unpickles what it is given."""
+    packed = io.BytesIO()
+    torch.save({name: tensor.detach() for name, tensor in read_state(path).items()}, packed)
+    packed.seek(0)
+    return packed
 
 
 def _torch_file(path: Path) -> Any:

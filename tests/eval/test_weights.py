@@ -1,7 +1,10 @@
 import hashlib
 import json
+import pickle
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -159,7 +162,7 @@ def test_lpips_is_the_written_formula_on_a_random_trunk(tmp_path, monkeypatch, v
              for i, c in enumerate((64, 128, 256, 512, 512))}  # fmt: skip
     monkeypatch.setattr(weights, "problem_of", lambda *_: None)
     for name in lpips_distance.FILES:
-        (tmp_path / WEIGHTS[name].file).write_bytes(GOOD)
+        torch.save({"a": torch.zeros(1)}, tmp_path / WEIGHTS[name].file)
     monkeypatch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: heads)
     monkeypatch.setattr(
         theirs, "torchvision_load_pretrained_vgg16", lambda: type("V", (), {"features": trunk})
@@ -208,3 +211,82 @@ def test_listing_and_fetching_from_the_command_line(tmp_path, site, capsys):
 def test_a_page_that_begins_with_a_byte_order_mark_is_still_a_page(tmp_path):
     (tmp_path / "a").write_bytes(b"\xef\xbb\xbf  <HTML>")
     assert disguise_of(tmp_path / "a") == "an HTML page"
+
+
+class Runs:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (open, (str(self.mark), "w"))
+
+
+def forged(tmp_path, monkeypatch, name):
+    """A file whose hash begins as the published one does, and that runs code; and the mark."""
+    mark, path = tmp_path / "ran", tmp_path / WEIGHTS[name].file
+    path.write_bytes(pickle.dumps(Runs(mark)))
+    begins = weights.sha256_of_file(path)[:8]
+    monkeypatch.setitem(weights.WEIGHTS, name, replace(WEIGHTS[name], sha256_begins=begins))
+    return mark, path
+
+
+def measured_with(tmp_path, clips, name, protocol):
+    asked = [f"real={clips / 'test'}", f"generated={MADE}", "clips=8", f"weights={tmp_path}"]
+    return main(["evaluate", *asked, f"protocol={protocol}", f"detector={name}", "cluster=inline"])
+
+
+MADE = f"python:{Path(__file__).parent / 'eval_callables.py'}:shapes"
+DETECTORS = [("inception", "fid@1"), ("vgg16", "prc@1")]
+
+
+@pytest.mark.parametrize(("name", "protocol"), DETECTORS)
+def test_eight_digits_of_a_hash_let_no_file_in(
+    tmp_path, monkeypatch, capsys, clips, name, protocol
+):
+    mark, path = forged(tmp_path, monkeypatch, name)
+    assert measured_with(tmp_path, clips, name, protocol) == 2
+    assert f"not pinned (if you trust it: hvdm weights fetch name={name} sha256=" in (
+        capsys.readouterr().err
+    )
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(("name", "protocol"), DETECTORS)
+def test_not_even_a_pinned_file_runs_code(tmp_path, monkeypatch, capsys, clips, name, protocol):
+    mark, path = forged(tmp_path, monkeypatch, name)
+    whole = f"sha256={weights.sha256_of_file(path)}"
+    assert main(["weights", "fetch", f"name={name}", f"weights={tmp_path}", whole]) == 0
+    assert measured_with(tmp_path, clips, name, protocol) == 2
+    assert "holds more than tensors" in capsys.readouterr().err
+    assert not mark.exists()
+
+
+def test_torch_fidelity_is_given_the_tensors_as_they_are(tmp_path, monkeypatch):
+    """Its own network from its own loading, and ours from the same file: equal in every bit."""
+    from torch_fidelity import feature_extractor_inceptionv3 as theirs
+
+    names = ("2048", "logits_unbiased")
+    monkeypatch.setattr(theirs, "load_state_dict_from_url", lambda *_, **__: {})
+    monkeypatch.setattr(theirs.FeatureExtractorInceptionV3, "load_state_dict", loose)
+    torch.manual_seed(0)
+    untouched = theirs.FeatureExtractorInceptionV3("inception-v3-compat", list(names))
+    path = tmp_path / WEIGHTS["inception"].file
+    torch.save(untouched.state_dict(), path)
+    monkeypatch.undo()
+    mine = fetch("inception", tmp_path, pin_of(tmp_path, monkeypatch, path))
+    found = make(choose("inception", "frames", folder=tmp_path))
+    video = torch.randint(0, 256, (1, 1, 32, 32, 3), dtype=torch.uint8)
+    expected = untouched(video.flatten(0, 1).permute(0, 3, 1, 2))
+    assert mine == path and found.sha256 == detectors.weights_sha256(untouched)
+    made = found.extract(video)
+    for layer, value in zip((FEATURES, detectors.LOGITS), expected):
+        assert (made[layer] == value.numpy()).all()
+
+
+def pin_of(tmp_path, monkeypatch, path):
+    found = weights.sha256_of_file(path)
+    changed = replace(WEIGHTS["inception"], sha256_begins=found[:8])
+    monkeypatch.setitem(weights.WEIGHTS, "inception", changed)
+    return found
