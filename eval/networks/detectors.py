@@ -165,7 +165,7 @@ def _made(choice: DetectorChoice, device: str) -> Detector:
     return Detector(choice.name, digest, known.comparable, said, tuple(known.layers), extract)
 
 
-def _network(known: Known, choice: Choice, layers: list[str]) -> nn.Module:
+def _network(known: DetectorSpec, choice: DetectorChoice, layers: list[str]) -> nn.Module:
     """Our own extractors read files with care; torch-fidelity's unpickle what they are given."""
     name, path = known.extractors[choice.way], choice.path
     given = repacked(Path(path)) if path and name not in REGISTERED else path
