@@ -17,7 +17,7 @@ from tests.ranks import Ranks
 COMMAND = """
 import sys
 import torch
-from hvdm import run
+from hvdm.run import run
 from launcher import compose
 
 torch.set_num_threads(1)
