@@ -8,11 +8,15 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from hvdm.errors import RunError, UserError
 from launcher.doctor.checks import GIB, Line
+
+CUDNN = 91500
+"""The first one without the slow bf16 Conv3d of pytorch issues 166122, 166643 and 169175."""
 
 
 def probe(name: str, timeout_s: int = 120) -> list[Line]:
@@ -32,6 +36,10 @@ def probe(name: str, timeout_s: int = 120) -> list[Line]:
 
 
 def gpu() -> list[Line]:
+    return [*_gpus(), *_cudnn()]
+
+
+def _gpus() -> list[Line]:
     import torch
 
     if not torch.cuda.is_available():
@@ -56,6 +64,34 @@ def _computes() -> Line:
     value = float(torch.ones(256, 256, device="cuda").matmul(torch.ones(256, 256).cuda()).sum())
     assert value == 256.0**3
     return Line("gpu", "ok", f"computes ({time.monotonic() - began:.1f} s to start)")
+
+
+def _cudnn() -> list[Line]:
+    """The one that is loaded: a package that is installed may lie behind another in the path."""
+    import torch
+
+    loaded = torch.backends.cudnn.version()
+    if loaded is None:
+        return []
+    text = f"{loaded // 10000}.{loaded // 100 % 100}.{loaded % 100}"
+    if loaded >= CUDNN:
+        return [Line("cudnn", "ok", text)]
+    slow = f"{text}: Conv3d in bf16 is several times slower and heavier on a GPU than with 9.15"
+    return [Line("cudnn", "warning", slow, _replace_cudnn(str(torch.version.cuda)))]
+
+
+def _replace_cudnn(cuda: str) -> str:
+    package = f"nvidia-cudnn-cu{cuda.partition('.')[0]}"
+    try:
+        installed = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        installed = "0"
+    if tuple(map(int, installed.split(".")[:2])) >= (9, 15):
+        return f"{package} {installed} is there, and another is found first: see LD_LIBRARY_PATH"
+    return (
+        f"make setup; without uv: {Path(sys.executable).name} -m pip install '{package}>=9.15' "
+        "(pip warns that torch names another one)"
+    )
 
 
 def attention() -> list[Line]:

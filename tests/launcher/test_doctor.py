@@ -6,6 +6,7 @@ import socket
 import stat
 
 import pytest
+import torch
 
 from launcher.arguments import parse
 from launcher.doctor import checks, doctor, probing
@@ -104,6 +105,29 @@ def test_a_probe_that_crashes_or_hangs_is_a_line(monkeypatch):
     assert line.state == "failed" and "KeyError" in line.text
     (line,) = probing.probe("gpu", timeout_s=0)
     assert line.state == "failed" and "no answer" in line.text
+
+
+@pytest.mark.parametrize(
+    "loaded, installed, state, words",
+    [
+        (91002, "9.10.2.21", "warning", "-m pip install 'nvidia-cudnn-cu12>=9.15'"),
+        (91002, "9.15.1.9", "warning", "9.15.1.9 is there, and another is found first"),
+        (91501, "9.15.1.9", "ok", ""),
+    ],
+)
+def test_an_old_cudnn_is_said_with_how_to_replace_it(monkeypatch, loaded, installed, state, words):
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: loaded)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(probing.metadata, "version", lambda name: installed)
+    line = next(line for line in probing.gpu() if line.name == "cudnn")
+    assert line.state == state and words in line.remedy
+    assert line.text.startswith(f"9.{loaded // 100 % 100}.")
+    assert ("Conv3d in bf16" in line.text) == (state == "warning")
+
+
+def test_torch_without_cuda_has_no_cudnn_to_replace(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: None)
+    assert "cudnn" not in {line.name for line in probing.gpu()}
 
 
 def test_probes_of_video_and_attention_answer_here():
