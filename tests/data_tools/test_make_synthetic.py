@@ -84,7 +84,8 @@ def test_impossible_requests_are_refused(
 
 
 def test_a_killed_run_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
-    program = "import sys; from data_tools.synthetic.making import make; make(sys.argv[1], train=5000)"
+    program = "import sys; from data_tools.synthetic.making import make; "
+    program += "make(sys.argv[1], train=5000)"
     root = Path(__file__).parents[2]
     killed = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "set")], cwd=root)
     while not list(tmp_path.glob(".part-set/train/*.tar")):
