@@ -44,7 +44,7 @@ test: $(READY)
 # Workers under Ray, and hosts in network namespaces on this machine: cut off, slowed and killed.
 # MORE=--last-failed does again what failed.
 test-cluster: $(READY)
-	@HVDM_CLUSTER=1 $(VENV)/bin/python -m pytest tests/launcher/test_losses.py \
+	@HVDM_CLUSTER=1 $(VENV)/bin/python -m pytest tests/whole/test_losses.py \
 		tests/data_tools/test_shard.py::test_ray_makes_the_same_bytes tests/cluster -rs $(MORE)
 
 bench-data: $(READY)
@@ -62,8 +62,8 @@ bench-checkpoints: $(READY)
 # The long ones: the whole matrix of engines and world sizes, 200 kills of a save, networks at full
 # size, 20 kills of a sharding job, and 20 of workers and hosts.
 soak: $(READY)
-	@HVDM_SOAK=1 HVDM_KILLS=200 $(VENV)/bin/python -m pytest tests/train/test_checkpoint_matrix.py \
-		tests/train/test_checkpoint_kills.py tests/recipes/test_released.py
+	@HVDM_SOAK=1 HVDM_KILLS=200 $(VENV)/bin/python -m pytest tests/checkpoint/test_checkpoint_matrix.py \
+		tests/checkpoint/test_checkpoint_kills.py tests/recipes/test_released.py
 	@HVDM_KILLS=20 $(VENV)/bin/python -m pytest tests/data_tools/test_shard.py -k killed_job
 	@HVDM_CLUSTER=1 HVDM_KILLS=20 $(VENV)/bin/python -m pytest tests/cluster/test_losing.py -k kills -rs
 

@@ -26,7 +26,7 @@ from hvdm.config import CheckpointConfig, EmaConfig, EngineConfig, OptimizerConf
 from hvdm.events import Reporter
 from hvdm.train.ema import Ema
 from hvdm.train.engine import LocalEngine
-from tests.ranks import Ranks
+from tests.support.ranks import Ranks
 
 LAYERS, BYTES_PER_ELEMENT = 300, 16
 CHUNK = 2**20

@@ -31,7 +31,7 @@ from hvdm.data.loader import ClipSpec, Loader, ReadOptions
 from hvdm.data.schema import VERSION, Manifest, canonical, read_manifest, write_manifest
 from hvdm.data.shards import ShardReader
 from hvdm.media.h264 import encode_h264, quick_yuv420
-from tests.data_server import served
+from tests.support.data_server import served
 
 SPEC = ClipSpec(frames=16, height=256, width=256)
 CLIPS, FRAMES, VIDEOS = 384, 32, 96

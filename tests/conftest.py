@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from data_tools.synthetic.making import make
-from tests.ranks import Ranks
+from hvdm.config import ClusterConfig
+from launcher.workers import cluster
+from tests.support.ranks import Ranks
 
 torch.set_num_threads(1)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -41,6 +43,13 @@ def three_ranks() -> Iterator[Ranks]:
     ranks = Ranks(3)
     yield ranks
     ranks.close()
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """As `cluster=local` starts it; what runs inside finds it and starts none of its own."""
+    with cluster.session(ClusterConfig("local", workers=3, cpus_per_worker=0.5)):
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

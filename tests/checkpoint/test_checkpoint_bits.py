@@ -19,10 +19,10 @@ from hvdm.events import read_lines
 from hvdm.recipe import Noise
 from hvdm.run import resuming, run
 from hvdm.train.loop import Tally
-from tests.ranks import Ranks
-from tests.toys import ADAMW, run_config
+from tests.run.test_resume import train
+from tests.support.ranks import Ranks
+from tests.support.toys import ADAMW, run_config
 from tests.train.test_engines import engine
-from tests.train.test_resume import train
 
 
 def last(folder: Path) -> dict[str, dict[str, str]]:
@@ -156,7 +156,7 @@ def train_with_late_copies(config: RunConfig, training_waits: bool) -> None:
 def test_what_is_copied_beside_a_step_is_the_state_before_it(
     precision: str, stage: int | None, shapes: Path, tmp_path: Path, two_ranks: Ranks
 ) -> None:
-    recipe = "tests.sixth.toy_flow" if stage == 3 else "tests.toys"
+    recipe = "tests.sixth.toy_flow" if stage == 3 else "tests.support.toys"
     config = run_config(
         tmp_path / "waited",
         shapes,

@@ -15,8 +15,8 @@ from hvdm.config import CheckpointConfig, RunConfig, Samples
 from hvdm.errors import RunError
 from hvdm.events import read_lines
 from hvdm.run import run
-from tests import killed
-from tests.toys import run_config
+from tests.support import killed
+from tests.support.toys import run_config
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -10,8 +10,8 @@ import pytest
 from hvdm.checkpoint import checkpoint, faults
 from hvdm.config import CheckpointConfig, RunConfig, Samples
 from hvdm.run import run
-from tests import killed
-from tests.toys import run_config
+from tests.support import killed
+from tests.support.toys import run_config
 
 pytestmark = pytest.mark.processes
 

@@ -12,8 +12,8 @@ import pytest
 from hvdm.checkpoint import checkpoint
 from hvdm.config import CheckpointConfig, RunConfig, Samples
 from hvdm.events import read_lines
-from tests import killed
-from tests.toys import ADAMW, run_config
+from tests.support import killed
+from tests.support.toys import ADAMW, run_config
 
 pytestmark = pytest.mark.processes
 

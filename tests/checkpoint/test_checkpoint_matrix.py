@@ -13,13 +13,13 @@ from hvdm.config import RunConfig
 from hvdm.events import Reporter
 from hvdm.run import run
 from launcher.verbs.checkpoints import difference
-from tests.ranks import Ranks
-from tests.toys import ADAMW, run_config
+from tests.support.ranks import Ranks
+from tests.support.toys import ADAMW, run_config
 from tests.train.test_engines import engine
 
 pytestmark = pytest.mark.processes
 
-FLOW, PAIR = "tests.sixth.toy_flow", "tests.toys"
+FLOW, PAIR = "tests.sixth.toy_flow", "tests.support.toys"
 SOURCES = {None: 1, 0: 2, 1: 2, 2: 2, 3: 2}
 """Stage (None is plain torch), and on how many ranks it saves."""
 WHOLE = bool(os.environ.get("HVDM_SOAK"))

@@ -19,8 +19,8 @@ from hvdm.config import CheckpointConfig, RunConfig, Samples
 from hvdm.errors import RunError, UserError
 from hvdm.events import Reporter, read_lines
 from hvdm.run import resuming, run
-from tests.ranks import Ranks
-from tests.toys import run_config
+from tests.support.ranks import Ranks
+from tests.support.toys import run_config
 
 EVERY_STEP = CheckpointConfig(every=Samples(5), keep=2)
 

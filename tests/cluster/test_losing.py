@@ -19,9 +19,9 @@ from hvdm.events import read_lines
 from hvdm.run.ledger import ledger
 from launcher.cli import main
 from tests.cluster.hosts import RAY, Clock, Cluster, Host, cluster
-from tests.launcher.test_losses import straight
 from tests.paced.holding import Held, hashes, hvdm, until
-from tests.ranks import Ranks
+from tests.support.ranks import Ranks
+from tests.whole.test_losses import straight
 
 LIMIT_S, CLIPS = 20, 1200
 START_S = 90.0

@@ -12,7 +12,7 @@ from hvdm.config import RunConfig
 from hvdm.data.batches import read_keys
 from hvdm.run import run
 from launcher import compose
-from tests.ranks import Ranks
+from tests.support.ranks import Ranks
 
 COMMAND = """
 import sys

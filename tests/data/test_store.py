@@ -10,7 +10,7 @@ from hvdm.data import store
 from hvdm.data.loader import ClipSpec, Loader, ReadOptions
 from hvdm.data.store import Absent, Cache, Unreachable, open_store
 from hvdm.errors import RunError, UserError
-from tests.data_server import FileServer, served
+from tests.support.data_server import FileServer, served
 
 SPEC = ClipSpec(frames=4, height=32, width=32, stride=2)
 

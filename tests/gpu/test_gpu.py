@@ -14,9 +14,9 @@ from hvdm.nets.attention import attention, backend
 from hvdm.recipe import Noise, SampleRequest
 from launcher.verbs.checkpoints import difference
 from tests.nets.test_attention import inputs, plain
-from tests.toys import ADAMW, run_config
+from tests.run.test_resume import last_hashes, train
+from tests.support.toys import ADAMW, run_config
 from tests.train.test_engines import engine
-from tests.train.test_resume import last_hashes, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
 

@@ -14,7 +14,7 @@ from hvdm.errors import RunError, UserError
 from hvdm.run import run
 from launcher.cli import main
 from launcher.workers import cluster, worker
-from tests.toys import run_config
+from tests.support.toys import run_config
 
 YAML = "tests/sixth/toy_flow.yaml"
 

@@ -17,8 +17,8 @@ from hvdm.run import run
 from hvdm.run import steps as stepping
 from hvdm.run.account import Account
 from hvdm.run.ledger import COLUMNS, ledger
-from tests.ranks import Ranks
-from tests.toys import run_config
+from tests.support.ranks import Ranks
+from tests.support.toys import run_config
 
 
 class Hand:

@@ -15,8 +15,8 @@ from hvdm.config import CheckpointConfig, RunConfig, Samples
 from hvdm.errors import RunError, UserError
 from hvdm.run import run
 from hvdm.train.loop import train_step
-from tests.ranks import Ranks
-from tests.toys import ADAMW, run_config
+from tests.support.ranks import Ranks
+from tests.support.toys import ADAMW, run_config
 from tests.train.test_engines import engine
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from tests.ranks import free_port
+from tests.support.ranks import free_port
 
-_PRELOADED = ["hvdm.run.run", "hvdm.checkpoint.bucket", "torch._dynamo", "tests.toys"]
+_PRELOADED = ["hvdm.run.run", "hvdm.checkpoint.bucket", "torch._dynamo", "tests.support.toys"]
 
 
 def _rank(config: Any, environment: Mapping[str, str], quiet: bool) -> None:

@@ -1,4 +1,4 @@
-"""Small recipes, runs and helpers for tests. `tests.toys` is also a recipe module by itself."""
+"""Small recipes, runs and helpers for tests; as `tests.support.toys` a recipe module too."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +40,9 @@ AUTOENCODER: dict[str, Any] = {
 DENOISER: dict[str, Any] = {"width": 8, "multipliers": [1, 2], "blocks": 1, "sampling_steps": 4}
 
 
-def run_config(run: Path, data: Path, recipe: str = "tests.toys", **changes: Any) -> RunConfig:
+def run_config(
+    run: Path, data: Path, recipe: str = "tests.support.toys", **changes: Any
+) -> RunConfig:
     model = {"hvdm.autoencoder": AUTOENCODER, "hvdm.diffusion": DENOISER}.get(recipe, {})
     base = RunConfig(
         recipe=recipe,

@@ -10,8 +10,8 @@ from hvdm.checkpoint import checkpoint
 from hvdm.config import EngineConfig
 from hvdm.run import run
 from launcher.verbs.checkpoints import difference
-from tests.ranks import Ranks
-from tests.toys import ADAMW, run_config
+from tests.support.ranks import Ranks
+from tests.support.toys import ADAMW, run_config
 
 pytestmark = pytest.mark.processes
 

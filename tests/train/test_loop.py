@@ -18,8 +18,8 @@ from hvdm.events import read_lines
 from hvdm.recipe import Batch, Context, Noise
 from hvdm.run import run
 from hvdm.train.loop import Tally, only_trains
-from tests.ranks import Ranks
-from tests.toys import run_config
+from tests.support.ranks import Ranks
+from tests.support.toys import run_config
 from tests.train.test_engines import engine
 
 FLOW = "tests.sixth.toy_flow"
@@ -153,7 +153,7 @@ def test_the_golden_curves(shapes: Path, tmp_path: Path, request: pytest.Fixture
     path = Path(__file__).parents[1] / "golden" / "curves.json"
     golden = json.loads(path.read_text()) if path.exists() else {}
     found = {}
-    for name in ("hvdm.autoencoder", "hvdm.diffusion", FLOW, "tests.toys"):
+    for name in ("hvdm.autoencoder", "hvdm.diffusion", FLOW, "tests.support.toys"):
         found[name] = curve(name, shapes, tmp_path)
     if request.config.getoption("--golden"):
         path.parent.mkdir(exist_ok=True)

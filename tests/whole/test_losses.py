@@ -15,7 +15,7 @@ from hvdm.run import run
 from hvdm.run.ledger import ledger
 from launcher import compose
 from tests.paced.holding import Held, hashes, workers
-from tests.ranks import Ranks
+from tests.support.ranks import Ranks
 
 pytestmark = [
     pytest.mark.ray,

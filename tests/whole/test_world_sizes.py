@@ -13,7 +13,7 @@ from hvdm.run import run
 from launcher import compose
 from launcher.verbs.checkpoints import difference
 from launcher.workers import group as groups
-from tests.launcher.jobs import train_each
+from tests.whole.spoiling import train_each
 
 pytestmark = pytest.mark.ray
 

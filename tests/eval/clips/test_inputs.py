@@ -15,7 +15,7 @@ from hvdm.errors import RunError, UserError
 from hvdm.media.pictures import write_gif, write_mp4
 from launcher.cli import main
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 CALLABLES = f"python:{HERE / 'eval_callables.py'}"
 FVD = {"protocol": "fvd/tf-reference@1", "detector": "untrained"}
 

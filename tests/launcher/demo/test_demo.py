@@ -20,7 +20,7 @@ from launcher.demo import children, demo, quality
 from launcher.doctor.checks import processes
 from launcher.progress import Progress
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 # Stages
 

@@ -9,7 +9,7 @@ from hvdm.errors import UserError
 from launcher import compose
 from launcher.arguments import parse
 from launcher.sizing import footprint, models, plan
-from tests.live_bytes import after_backward
+from tests.support.live_bytes import after_backward
 
 AUTOENCODER, DIFFUSION = "tiny/hvdm_autoencoder", "tiny/hvdm_diffusion"
 

@@ -11,7 +11,7 @@ from hvdm.checkpoint import checkpoint
 from hvdm.config import CheckpointConfig, Samples
 from hvdm.run import run
 from launcher import cli
-from tests.toys import run_config
+from tests.support.toys import run_config
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_export_has_a_model_card(
         "critic.safetensors", "generator.safetensors", "README.md"
     ]  # fmt: skip
     card = (out / "README.md").read_text()
-    assert "tests.toys, step 3" in card and "samples seen: 15" in card
+    assert "tests.support.toys, step 3" in card and "samples seen: 15" in card
     found = checkpoint.choose(folder, 3)
     state = load_file(out / "generator.safetensors")
     expected = checkpoint.weights(found, "generator", averaged=True)
