@@ -65,7 +65,7 @@ def past_and_next(opened: opening.Opened) -> Tensor:
     """Held-out rows, float `B C 2T H W`."""
     config = opened.config
     loader: Loader
-    with building.build_loader(config, config.data.held_out, config.data.before) as loader:
+    with building.build_loader(config, config.data.held_out) as loader:
         return to_model(loader.sequential(range(min(ROWS, len(loader)))).fields["video"])
 
 

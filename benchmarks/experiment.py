@@ -49,7 +49,7 @@ def trained(config: str, where: Path, overrides: Sequence[str]) -> RunConfig:
 
 def held_out(config: RunConfig) -> torch.Tensor:
     """uint8 `B T H W C`, every held-out clip."""
-    with building.build_loader(config, config.data.held_out, config.data.before) as loader:
+    with building.build_loader(config, config.data.held_out) as loader:
         return loader.sequential(range(len(loader))).fields["video"]
 
 

@@ -22,7 +22,7 @@ from hvdm import config as configs
 from hvdm import opening
 from hvdm.checkpoint import checkpoint
 from hvdm.data.clips import ClipSpec, resize
-from hvdm.data.rows import LATENT_SUFFIX, about_of, read_media
+from hvdm.data.fields import LATENT_SUFFIX, about_of, read_media
 from hvdm.data.schema import (
     VERSION,
     Manifest,
@@ -144,9 +144,9 @@ def _samples(job: EncodeJob, manifest: Manifest) -> Iterator[Sample]:
         for start in starts:
             clip = resize(frames[start : start + spec.span : spec.stride], spec.height, spec.width)
             facts: dict[str, Any] = {
-                k: about[k] for k in ("label", "class", "caption", "source") if k in about
+                k: about[k] for k in ("label", "class", "caption", "source", "motion") if k in about
             }
-            facts |= {"motion": about.get("motion", 0.0), "clip": key, "start": start}
+            facts |= {"clip": key, "start": start}
             own = key if len(starts) == 1 else f"{key}-{start:04d}"
             latent = _latent(opened, torch.from_numpy(clip)[None])
             yield Sample(own, {LATENT_SUFFIX: latent, "json": canonical(facts)})

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from data_tools.summary import document, split_folders, stats, table
 from hvdm.data.clips import resize
-from hvdm.data.rows import LATENT_SUFFIX, about_of, media_of, read_media
+from hvdm.data.fields import LATENT_SUFFIX, about_of, media_of, read_media
 from hvdm.data.schema import atomic_write, read_manifest
 from hvdm.data.shards import ShardReader
 from hvdm.errors import UserError

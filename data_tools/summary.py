@@ -11,7 +11,7 @@ from typing import Any
 
 from data_tools.journal import Journal
 from data_tools.settings import Settings
-from hvdm.data.rows import about_of
+from hvdm.data.fields import about_of
 from hvdm.data.schema import (
     DamagedSample,
     Entry,

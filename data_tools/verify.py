@@ -11,7 +11,7 @@ from typing import Any
 
 from data_tools.ticks import shown, tick
 from hvdm.data.decode import CannotDecode
-from hvdm.data.rows import about_of, read_media
+from hvdm.data.fields import about_of, read_media
 from hvdm.data.schema import MANIFEST, DamagedSample, Entry, Shard, read_index, read_manifest
 from hvdm.data.shards import check_range, parse, size_problem
 from hvdm.data.store import LocalStore

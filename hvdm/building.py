@@ -1,8 +1,7 @@
 """Names become objects: a config's recipe, engines, averages and loader."""
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -11,10 +10,12 @@ import torch
 from hvdm import config as configs
 from hvdm import rng
 from hvdm.config import RunConfig
+from hvdm.data.fields import Field
 from hvdm.data.loader import ClipSpec, Loader, ReadOptions
+from hvdm.data.order import check_groups
 from hvdm.data.store import join
 from hvdm.errors import UserError
-from hvdm.recipe import Clip, Given, Recipe
+from hvdm.recipe import Clip, Given, Recipe, group_of
 from hvdm.train.ema import Ema
 from hvdm.train.engine import Engine, LocalEngine
 
@@ -37,18 +38,34 @@ def clip_of(config: RunConfig) -> Clip:
     return Clip(config.data.frames, config.data.height, config.data.width)
 
 
+def fields_of(config: RunConfig) -> tuple[Field, ...]:
+    """What the recipe says that it reads."""
+    module = recipe_module(config.recipe)
+    if not hasattr(module, "reads"):
+        raise UserError(
+            f"recipe={config.recipe} does not say what it reads: write a function `reads` into "
+            "its module (docs/adding_a_family.md, The fields)"
+        )
+    model = configs.parse(module.Config, config.model, "model")
+    reads: tuple[Field, ...] = module.reads(model, config.data)
+    return reads
+
+
 def build_recipe(config: RunConfig, first_stage: Recipe | None = None) -> Recipe:
     """Networks with the initial weights that the seed gives, on the current default device."""
     module = recipe_module(config.recipe)
     model = configs.parse(module.Config, config.model, "model")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.seed_of(config.seed, "init"))
-        recipe: Recipe = module.build(model, Given(clip_of(config), first_stage, config.from_data))
+        shapes = {f.name: f.shape for f in fields_of(config) if f.shape is not None}
+        given = Given(clip_of(config), first_stage, config.from_data, shapes)
+        recipe: Recipe = module.build(model, given)
     check_recipe(config, recipe)
     return recipe
 
 
 def check_recipe(config: RunConfig, recipe: Recipe) -> None:
+    check_groups(config.batch, config.micro_batch, group_of(recipe))
     if config.engine.zero == 3 and len(recipe.phases) > 1:
         raise UserError(
             f"engine.zero=3 does not work for {config.recipe}, whose {len(recipe.phases)} networks "
@@ -77,13 +94,12 @@ def build_averages(
     return {name: Ema(engines[name], config.ema) for name in recipe.averaged}
 
 
-def build_loader(config: RunConfig, split: str, before: int = 0) -> Loader:
-    """Clips of the run's shape, with this many frames in front of each."""
+def build_loader(config: RunConfig, split: str, fields: Sequence[Field] = ()) -> Loader:
+    """With the fields that the recipe reads, or with these."""
     data = config.data
-    spec = configs.take(ClipSpec, data)
     return Loader(
         _folders(config, split),
-        replace(spec, frames=spec.frames + before),
+        configs.take(ClipSpec, data),
         seed=config.seed,
         lanes=data.lanes,
         window=data.window,
@@ -91,6 +107,7 @@ def build_loader(config: RunConfig, split: str, before: int = 0) -> Loader:
         ahead=data.ahead,
         options=configs.take(ReadOptions, data),
         key_log=Path(config.run) / "logs" / "keys" if data.log_keys else None,
+        fields=fields or fields_of(config),
     )
 
 

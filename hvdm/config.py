@@ -26,7 +26,6 @@ class DataConfig:
     train: str = "train"
     held_out: str = "test"
     frames: int = 8
-    before: int = 0
     height: int = 32
     width: int = 32
     stride: int = 1
@@ -36,6 +35,7 @@ class DataConfig:
     crop: Literal["centre", "random"] = "centre"
     crop_scale: float = 1.0
     flip: float = 0.0
+    turn: float = 0.0
     short: Literal["refuse", "pad"] = "refuse"
     mix: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 2
@@ -221,6 +221,18 @@ def load(mapping: Mapping[str, Any]) -> RunConfig:
     config = parse(RunConfig, mapping)
     config.check()
     return config
+
+
+def renewed(then: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config, or a checkpoint's identity, in today's keys where it is older."""
+    data, model = dict(then.get("data", {})), dict(then.get("model", {}))
+    if before := data.pop("before", 0):
+        model["before"] = before
+    return {**then, "data": {**_LATER, **data}, "model": model} if data else dict(then)
+
+
+_LATER = {"turn": 0.0}
+"""Keys that older files are without, and what they meant."""
 
 
 def parse(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:

@@ -43,7 +43,7 @@ def read_config(run: Path) -> RunConfig:
     path = run / CONFIG_FILE
     if not path.is_file():
         raise UserError(f"{run} is no run folder: {path} is missing; train one with `hvdm train`")
-    return configs.load(yaml.safe_load(path.read_text()))
+    return configs.load(configs.renewed(yaml.safe_load(path.read_text())))
 
 
 def split_reference(reference: str) -> tuple[Path, int | None]:

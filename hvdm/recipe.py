@@ -29,14 +29,16 @@ class Batch:
     def __getitem__(self, name: str) -> Tensor:
         return self.fields[name]
 
-    @property
-    def video(self) -> Tensor:
-        return to_model(self.fields["video"])
+    def pixels(self, name: str = "video") -> Tensor:
+        """Colours as models take them, float `B C T H W` in [-1, 1]."""
+        return to_model(self.fields[name])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
         """Moves the rows; floating fields take the run's dtype, uint8 video stays as it is."""
 
         def move(value: Tensor) -> Tensor:
+            if value.is_complex():
+                return value.to(device, dtype.to_complex(), non_blocking=True)
             return value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
 
         fields = {name: move(value) for name, value in self.fields.items()}
@@ -126,12 +128,14 @@ class Clip:
 class Given:
     """What a recipe is built from besides its own config.
 
+    `shapes` are those of the fields that it reads, a row each, as far as they are known before.
     `from_data` is what its module's function of that name found in the data set when the run began.
     """
 
     clip: Clip
     first_stage: "Recipe | None" = None
     from_data: Mapping[str, Any] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,12 @@ class Recipe(Protocol):
     def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
         """Float `B C T H W`, row i a function of draw i of the noise."""
         ...
+
+
+def group_of(recipe: Recipe) -> int:
+    """How many rows of consecutive draws its losses couple: 1 where it says nothing of groups."""
+    group: int = getattr(recipe, "group", 1)
+    return group
 
 
 class Reconstructs(Protocol):

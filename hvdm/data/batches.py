@@ -38,13 +38,13 @@ def read_keys(folder: Path) -> dict[int, str]:
 
 
 def collate(rows: Sequence[Row], weight: Sequence[float]) -> Batch:
-    """Rows as tensors: video uint8 `B T H W C`, label int64, motion float32."""
+    """Rows as tensors, one for each field."""
     names = rows[0].fields
     odd = next((row for row in rows if row.fields.keys() != names.keys()), None)
     if odd is not None:
         raise RunError(
             f"{odd.key} has {', '.join(odd.fields)} and {rows[0].key} {', '.join(names)}: "
-            "one run reads clips or latents, not both"
+            "all samples of a run have the same fields"
         )
     fields = {name: _stack(name, rows) for name in names}
     keys, draws = tuple(row.key for row in rows), tuple(row.draw for row in rows)

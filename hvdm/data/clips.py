@@ -1,18 +1,21 @@
-"""Which frames and which part of them a row takes: functions of an explicit generator."""
+"""Which frames and which part of them a row sees: functions of an explicit generator."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from hvdm.errors import UserError
 
 Frames = npt.NDArray[np.uint8]
 """Frames `T H W C`, red first."""
+
+Values = npt.NDArray[Any]
 
 Generators = Callable[[str], np.random.Generator]
 """A generator for each use, so that a new kind of choice changes none of the others."""
@@ -24,7 +27,8 @@ class ClipSpec:
 
     `max_stride` lets the stride vary, as far as the video is long enough; `crop_scale` is the
     smallest side of a random crop as a share of the largest; `flip` is the probability of a mirror
-    image. A video that is too short is refused, or padded with its last frame under a mask.
+    image, `turn` that of one, two or three quarter turns. A video that is too short is refused, or
+    padded with its last frame under a mask.
     """
 
     frames: int
@@ -35,6 +39,7 @@ class ClipSpec:
     crop: Literal["centre", "random"] = "centre"
     crop_scale: float = 1.0
     flip: float = 0.0
+    turn: float = 0.0
     short: Literal["refuse", "pad"] = "refuse"
 
     def __post_init__(self) -> None:
@@ -42,10 +47,15 @@ class ClipSpec:
             raise UserError(f"a clip's frames, height, width and stride are at least 1, got {self}")
         if self.max_stride is not None and self.max_stride < self.stride:
             raise UserError(f"max_stride={self.max_stride} is below stride={self.stride}")
-        if not 0 < self.crop_scale <= 1 or not 0 <= self.flip <= 1:
+        if not 0 < self.crop_scale <= 1 or not (0 <= self.flip <= 1 and 0 <= self.turn <= 1):
             raise UserError(
-                f"crop_scale is above 0 and at most 1, flip from 0 to 1, "
-                f"got {self.crop_scale:g} and {self.flip:g}"
+                f"crop_scale is above 0 and at most 1, flip from 0 to 1, turn too, "
+                f"got {self.crop_scale:g}, {self.flip:g} and {self.turn:g}"
+            )
+        if self.turn and self.height != self.width:
+            raise UserError(
+                f"data.turn={self.turn:g}: a quarter turn makes another shape of "
+                f"{self.height}x{self.width}; set data.height and data.width to one size"
             )
 
     @property
@@ -86,34 +96,52 @@ def _random_stride(spec: ClipSpec, total: int, random: Generators) -> int:
     return int(random("stride").integers(spec.stride, longest + 1))
 
 
-def view(frames: Frames, spec: ClipSpec, random: Generators | None) -> Frames:
-    """The part of the frames that the run sees, at its size; from the centre without generators."""
-    if random is None:
-        return resize(frames, spec.height, spec.width)
-    if spec.crop == "random":
-        frames = _random_crop(frames, spec, random("crop"))
-    frames = resize(frames, spec.height, spec.width)
-    if spec.flip and random("flip").random() < spec.flip:
-        frames = np.ascontiguousarray(frames[:, :, ::-1])
-    return frames
+class View(NamedTuple):
+    """The part of a picture that a row sees, its size there, and how it is mirrored and turned."""
+
+    top: int
+    left: int
+    tall: int
+    wide: int
+    height: int
+    width: int
+    flip: bool = False
+    turns: int = 0
 
 
-def _random_crop(frames: Frames, spec: ClipSpec, random: np.random.Generator) -> Frames:
+def view_of(spec: ClipSpec, size: tuple[int, int], random: Generators | None) -> View:
+    """The view of a picture of this size; without generators its middle, upright."""
+    top, left, tall, wide = 0, 0, *size
+    if random and spec.crop == "random":
+        top, left, tall, wide = _random_box(spec, size, random("crop"))
+    within = _largest((tall, wide), spec.height, spec.width)
+    top, left = top + (tall - within[0]) // 2, left + (wide - within[1]) // 2
+    flip = bool(random and spec.flip and random("flip").random() < spec.flip)
+    return View(
+        top, left, *within, spec.height, spec.width, flip, _turns(spec, random) if random else 0
+    )
+
+
+def _random_box(
+    spec: ClipSpec, size: tuple[int, int], random: np.random.Generator
+) -> tuple[int, int, int, int]:
     scale = random.uniform(spec.crop_scale, 1.0)
-    largest = _largest(frames, spec.height, spec.width)
-    tall, wide = (max(1, round(side * scale)) for side in largest)
-    top = int(random.integers(frames.shape[1] - tall + 1))
-    left = int(random.integers(frames.shape[2] - wide + 1))
-    return frames[:, top : top + tall, left : left + wide]
+    tall, wide = (max(1, round(side * scale)) for side in _largest(size, spec.height, spec.width))
+    top = int(random.integers(size[0] - tall + 1))
+    return top, int(random.integers(size[1] - wide + 1)), tall, wide
 
 
-def pad(frames: Frames, count: int) -> tuple[Frames, npt.NDArray[np.float32]]:
-    """The frames repeated at the end up to `count`, and a mask that is 1 where they are real."""
-    real = len(frames)
-    mask = (np.arange(count) < real).astype(np.float32)
-    if real == count:
-        return frames, mask
-    return np.concatenate([frames, np.repeat(frames[-1:], count - real, axis=0)]), mask
+def _turns(spec: ClipSpec, random: Generators) -> int:
+    if not spec.turn:
+        return 0
+    chosen = random("turn")
+    return int(chosen.integers(1, 4)) if chosen.random() < spec.turn else 0
+
+
+def pad(values: Values, count: int) -> Values:
+    """Repeated at the end up to `count` frames."""
+    missing = count - len(values)
+    return np.concatenate([values, np.repeat(values[-1:], missing, 0)]) if missing else values
 
 
 def resize(frames: Frames, height: int, width: int) -> Frames:
@@ -121,25 +149,26 @@ def resize(frames: Frames, height: int, width: int) -> Frames:
     if frames.shape[1:3] == (height, width):
         return frames
     cropped = torch.from_numpy(crop_to_aspect(frames, height, width).copy())
-    scaled = functional.interpolate(
-        cropped.permute(0, 3, 1, 2).float(),
-        size=(height, width),
-        mode="bilinear",
-        align_corners=False,
-        antialias=True,
-    )
+    scaled = resampled(cropped.permute(0, 3, 1, 2).float(), height, width)
     pixels = scaled.round().clamp(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).contiguous().numpy()
 
 
+def resampled(planes: Tensor, height: int, width: int) -> Tensor:
+    """Floats `B C H W` at another size."""
+    return functional.interpolate(
+        planes, size=(height, width), mode="bilinear", align_corners=False, antialias=True
+    )
+
+
 def crop_to_aspect(frames: Frames, height: int, width: int) -> Frames:
     """The largest centred part of the frames that has the aspect height : width."""
-    tall, wide = _largest(frames, height, width)
+    tall, wide = _largest(frames.shape[1:3], height, width)
     top, left = (frames.shape[1] - tall) // 2, (frames.shape[2] - wide) // 2
     return frames[:, top : top + tall, left : left + wide]
 
 
-def _largest(frames: Frames, height: int, width: int) -> tuple[int, int]:
-    full_height, full_width = frames.shape[1:3]
+def _largest(size: tuple[int, ...], height: int, width: int) -> tuple[int, int]:
+    full_height, full_width = size
     tall = min(full_height, round(full_width * height / width))
     return tall, min(full_width, round(full_height * width / height))

@@ -59,7 +59,7 @@ def check_decoder(name: str) -> None:
         raise UserError("data.decoder=torchcodec: it is not installed here; use decord or pyav")
 
 
-def _check_count(count: int, indices: Sequence[int], promised: int | None, name: str) -> None:
+def check_count(count: int, indices: Sequence[int], promised: int | None, name: str) -> None:
     if promised is not None and count != promised:
         raise CannotDecode(f"{name}: {count} frames where {promised} were promised")
     if indices[-1] >= count:
@@ -72,17 +72,12 @@ def _check_count(count: int, indices: Sequence[int], promised: int | None, name:
 # decord
 
 
-def count_frames(data: bytes, name: str = "video") -> int:
-    """How many frames the video has, by decoding all: what a container says may be more."""
-    return len(decode_all(data, name))
-
-
 def _by_decord(data: bytes, indices: Sequence[int], promised: int | None, name: str) -> Frames:
     if promised is None:
         # Where a container announces too many frames, decord never returns.
         raise Unsuited
     reader = _decord_reader(data)
-    _check_count(len(reader), indices, promised, name)
+    check_count(len(reader), indices, promised, name)
     try:
         # DLPack hands over decord's own memory, where asnumpy would copy it
         frames = from_dlpack(reader.get_batch(list(indices)).to_dlpack())
@@ -120,7 +115,7 @@ def _by_torchcodec(data: bytes, indices: Sequence[int], promised: int | None, na
         raise Unsuited
     try:
         reader = make(data, num_ffmpeg_threads=1, dimension_order="NHWC")
-        _check_count(int(reader.metadata.num_frames), indices, promised, name)
+        check_count(int(reader.metadata.num_frames), indices, promised, name)
         return np.asarray(reader.get_frames_at(indices=list(indices)).data.numpy())
     except (RuntimeError, ValueError) as error:
         raise Unsuited from error
@@ -131,7 +126,7 @@ def _by_torchcodec(data: bytes, indices: Sequence[int], promised: int | None, na
 
 def _by_pyav(data: bytes, indices: Sequence[int], promised: int | None, name: str) -> Frames:
     frames = decode_all(data, name)
-    _check_count(len(frames), indices, promised, name)
+    check_count(len(frames), indices, promised, name)
     return frames[list(indices)]
 
 

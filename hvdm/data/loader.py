@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +17,7 @@ from hvdm.data.batches import collate, log_keys
 from hvdm.data.batches import micro_batch as as_micro_batch
 from hvdm.data.clips import ClipSpec
 from hvdm.data.decode import check_decoder
+from hvdm.data.fields import Field, video
 from hvdm.data.mix import Mixture
 from hvdm.data.order import DrawOrder, MicroBatch, share
 from hvdm.data.pool import DecoderPool, ReadTask
@@ -53,7 +54,10 @@ class Substitution(NamedTuple):
 
 
 class Loader:
-    """Reads a split, such as `DIR/train`, or several by weight. Close it to stop its workers."""
+    """Reads a split, such as `DIR/train`, or several by weight. Close it to stop its workers.
+
+    Rows have these fields, the video where none are named.
+    """
 
     def __init__(
         self,
@@ -66,14 +70,15 @@ class Loader:
         ahead: int = 2,
         options: ReadOptions | None = None,
         key_log: Path | None = None,
+        fields: Sequence[Field] = (),
     ) -> None:
         if threads < 0 or ahead < 0:
             raise UserError(f"threads and ahead are at least 0, got {threads}, {ahead}")
         self.options = options or ReadOptions()
         check_decoder(self.options.decoder)
         weights = dict(folder) if isinstance(folder, Mapping) else {str(folder): 1.0}
-        self.spec, self.seed, self.ahead = spec, seed, ahead
-        self._reading = _reading(spec, seed, self.options)
+        self.seed, self.ahead = seed, ahead
+        self._reading = _reading(spec, tuple(fields) or (video(spec),), seed, self.options)
         self._folders = tuple(weights)
         self.sources = [SplitReader(path, self._reading, i) for i, path in enumerate(weights)]
         self.mixture = Mixture(list(weights.values()), seed)
@@ -145,10 +150,17 @@ class Loader:
         return collate(rows, [1.0] * len(indices))
 
     def steps(
-        self, first_step: int, last_step: int, batch: int, micro_batch: int, rank: int, world: int
+        self,
+        first_step: int,
+        last_step: int,
+        batch: int,
+        micro_batch: int,
+        rank: int,
+        world: int,
+        group: int = 1,
     ) -> Iterator[list[Batch]]:
         """This rank's micro-batches of steps first_step up to, not including, last_step."""
-        plan = share(batch, micro_batch, rank, world)
+        plan = share(batch, micro_batch, rank, world, group)
         coming: deque[dict[int, Future[Any]]] = deque()
         to_start = first_step
         try:
@@ -264,9 +276,11 @@ def _what(one: Substitution) -> tuple[int, str, str | None]:
     return one.source, one.shard, one.key
 
 
-def _reading(spec: ClipSpec, seed: int, options: ReadOptions) -> Reading:
+def _reading(spec: ClipSpec, fields: tuple[Field, ...], seed: int, options: ReadOptions) -> Reading:
+    """Clips are as long as the longest of their fields."""
     given = {key: value for key, value in asdict(options).items() if key in _READING_KEYS}
-    return Reading(spec, seed, **given)
+    frames = max(field.frames for field in fields) or spec.frames
+    return Reading(replace(spec, frames=frames), fields, seed, **given)
 
 
 _READING_KEYS = ("decoder", "timeout_s", "cache", "cache_gb")

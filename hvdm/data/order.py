@@ -82,22 +82,39 @@ def _check(samples: int, lanes: int, window: int) -> None:
         raise UserError(f"lanes and window are at least 1, got lanes={lanes} window={window}")
 
 
-def share(batch: int, micro_batch: int, rank: int, world: int) -> tuple[MicroBatch, ...]:
+def share(
+    batch: int, micro_batch: int, rank: int, world: int, group: int = 1
+) -> tuple[MicroBatch, ...]:
     """What one rank runs of a global batch: equally many equal micro-batches on every rank.
 
-    Rank r owns rows floor(r·B/W) up to floor((r+1)·B/W). They are spread over as few micro-batches
-    as the limit allows, and padding, which repeats a row with weight 0, is as little as that gives.
+    Rank r owns groups floor(r·G/W) up to floor((r+1)·G/W) of the batch's G, which are `group` rows
+    of consecutive draws. They are spread over as few micro-batches as the limit allows, and
+    padding, which repeats a group with weight 0, is as little as that gives.
     """
     if min(batch, micro_batch, world) < 1 or not 0 <= rank < world:
         raise UserError(
             f"no share of batch={batch} micro_batch={micro_batch} for rank {rank} of {world}: "
             "all are at least 1 and ranks count from 0"
         )
-    own = range(rank * batch // world, (rank + 1) * batch // world)
-    most = -(-batch // world)
-    parts = -(-most // micro_batch)
+    check_groups(batch, micro_batch, group)
+    groups = batch // group
+    own = range(rank * groups // world, (rank + 1) * groups // world)
+    most = -(-groups // world)
+    parts = -(-most // (micro_batch // group))
     size = -(-most // parts)
     slots = parts * size
     padding = (own[-1] if own else 0, 0.0)
-    rows = [(row, 1.0) for row in own] + [padding] * (slots - len(own))
-    return tuple(tuple(rows[at : at + size]) for at in range(0, slots, size))
+    chosen = [(one, 1.0) for one in own] + [padding] * (slots - len(own))
+    rows = [(one * group + row, weight) for one, weight in chosen for row in range(group)]
+    step = size * group
+    return tuple(tuple(rows[at : at + step]) for at in range(0, len(rows), step))
+
+
+def check_groups(batch: int, micro_batch: int, group: int) -> None:
+    """Groups are never cut."""
+    for key, rows in (("batch", batch), ("micro_batch", micro_batch)):
+        if rows % group:
+            raise UserError(
+                f"{key}={rows}: the recipe's losses work on groups of {group} rows, so it has to "
+                f"be a multiple of {group}"
+            )

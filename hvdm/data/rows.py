@@ -1,41 +1,27 @@
 """From a place in a data set to a row of a batch, with a fixed substitute where it is damaged."""
 
-import io
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from hvdm import rng
 from hvdm.data import clips
-from hvdm.data.clips import ClipSpec, Frames
-from hvdm.data.decode import (
-    CannotDecode,
-    count_frames,
-    decode_all,
-    decode_image,
-    read_frames,
-)
+from hvdm.data.clips import ClipSpec, Values
+from hvdm.data.decode import CannotDecode
+from hvdm.data.fields import Field, RawSample, about_of, present
 from hvdm.data.schema import DamagedSample, Manifest, read_manifest
 from hvdm.data.shards import ShardReader
 from hvdm.data.store import Cache, Unreachable, open_store
 from hvdm.errors import RunError
 
-VIDEO_SUFFIXES = ("mp4", "mkv", "mov", "webm", "avi")
-IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp")
-LATENT_SUFFIX = "latent.npy"
-
-Field = npt.NDArray[Any] | np.generic
-
 
 class Row(NamedTuple):
     """One sample, ready to be stacked."""
 
-    fields: Mapping[str, Field]
+    fields: Mapping[str, Values]
     key: str
     draw: int
 
@@ -54,6 +40,7 @@ class Reading:
     """How samples are read: the same in every thread and process."""
 
     spec: ClipSpec
+    fields: tuple[Field, ...]
     seed: int
     decoder: str = "decord"
     timeout_s: float = 60.0
@@ -79,7 +66,7 @@ class SplitReader:
     """One split of one data set; `number` is its place in a mixture."""
 
     def __init__(self, folder: str | Path, reading: Reading, number: int = 0) -> None:
-        self.reading, self.number = reading, number
+        self.reading, self.number, self.place = reading, number, str(folder)
         store = open_store(folder, reading.timeout_s)
         self.manifest: Manifest = read_manifest(store)
         cache = Cache(reading.cache, int(reading.cache_gb * 1e9)) if reading.cache else None
@@ -134,76 +121,56 @@ class SplitReader:
     def _decoded(
         self, parts: Mapping[str, bytes], name: str, draw: int, random: clips.Generators | None
     ) -> Row:
-        about = about_of(parts)
-        facts: dict[str, Field] = {
-            "label": np.int64(about.get("label", -1)),
-            "motion": np.float32(about.get("motion", 0.0)),
-        }
-        if LATENT_SUFFIX in parts:
-            return Row({"latent": latent_of(parts), **facts}, name, draw)
-        return Row({**self._video(parts, about, name, random), **facts}, name, draw)
+        raw = RawSample(parts, name, about_of(parts), self.reading.decoder)
+        fields = present(self.reading.fields, raw, self.place)
+        spec, timed = self.reading.spec, [field for field in fields if field.timed]
+        seen = range(0)
+        if timed:
+            raw = replace(raw, total=_total(timed[0], raw))
+            seen = _window(spec, raw, random).indices
+        values = {f.name: f.decode(raw, seen[: f.frames] if f.timed else None) for f in fields}
+        values = _in_view(spec, fields, values, random)
+        if timed and spec.short == "pad":
+            values["mask"] = (np.arange(spec.frames) < len(seen)).astype(np.float32)
+        return Row(values, name, draw)
 
-    def _video(
-        self,
-        parts: Mapping[str, bytes],
-        about: Mapping[str, Any],
-        name: str,
-        random: clips.Generators | None,
-    ) -> dict[str, Field]:
-        spec = self.reading.spec
-        suffix, media = media_of(parts)
-        picture = decode_image(media, name) if suffix in IMAGE_SUFFIXES else None
-        total = 1 if picture is not None else int(about.get("frames", 0))
-        total = total or count_frames(media, name)
-        if total < spec.span and spec.short == "refuse":
-            raise RunError(_too_short(name, total, spec))
-        window = (
-            clips.random_window(spec, total, random) if random else clips.first_window(spec, total)
+
+def _total(timed: Field, raw: RawSample) -> int:
+    """By the json, or by decoding all: what a container says may be more."""
+    return int(raw.about.get("frames", 0)) or len(timed.decode(raw, None))
+
+
+def _window(spec: ClipSpec, raw: RawSample, random: clips.Generators | None) -> clips.Window:
+    total = raw.total or 0
+    if total < spec.span and spec.short == "refuse":
+        raise RunError(
+            f"{raw.name} has {total} frames, a clip of {spec.frames} frames at stride "
+            f"{spec.stride} needs {spec.span}; set fewer frames (data.frames, and what the recipe "
+            "reads before them) or a smaller stride, or pad with data.short=pad"
         )
-        frames = picture
-        if frames is None:
-            frames = read_frames(media, window.indices, total, name, self.reading.decoder)
-        frames, mask = clips.pad(clips.view(frames, spec, random), spec.frames)
-        return {"video": frames, **({"mask": mask} if spec.short == "pad" else {})}
+    return clips.random_window(spec, total, random) if random else clips.first_window(spec, total)
 
 
-def _too_short(name: str, total: int, spec: ClipSpec) -> str:
-    return (
-        f"{name} has {total} frames, a clip of {spec.frames} frames at stride {spec.stride} "
-        f"needs {spec.span}; set fewer frames (data.frames and data.before together) or a "
-        "smaller stride, or pad with data.short=pad"
-    )
+def _in_view(
+    spec: ClipSpec,
+    fields: Sequence[Field],
+    values: Mapping[str, Values],
+    random: clips.Generators | None,
+) -> dict[str, Values]:
+    """One view for all fields, each by its own rule; as long and of the type that was declared."""
+    size, rows = _size(fields, values), dict(values)
+    view = clips.view_of(spec, size, random) if size else None
+    for one in fields:
+        value = one.moves.follow(rows[one.name], view) if view else rows[one.name]
+        rows[one.name] = clips.pad(value, one.frames) if one.timed else value
+        one.check(rows[one.name])
+    return rows
 
 
-def about_of(parts: Mapping[str, bytes]) -> dict[str, Any]:
-    """What the sample's json says; nothing when there is none."""
-    about = json.loads(parts.get("json", b"{}"))
-    if not isinstance(about, dict):
-        raise CannotDecode("its json is not an object")
-    return about
-
-
-def media_of(parts: Mapping[str, bytes]) -> tuple[str, bytes]:
-    """The sample's video or picture, and its suffix."""
-    for suffix in (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES):
-        if suffix in parts:
-            return suffix, parts[suffix]
-    wanted = ", ".join((*VIDEO_SUFFIXES, *IMAGE_SUFFIXES, LATENT_SUFFIX))
-    raise CannotDecode(f"no video or picture ({wanted}) among its parts: {sorted(parts)}")
-
-
-def latent_of(parts: Mapping[str, bytes]) -> npt.NDArray[np.float32]:
-    """What a first stage made of the clip."""
-    try:
-        latent = np.load(io.BytesIO(parts[LATENT_SUFFIX]), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise CannotDecode(f"its latent cannot be read ({error})") from error
-    return np.asarray(latent, np.float32)
-
-
-def read_media(parts: Mapping[str, bytes], strict: bool = False) -> Frames:
-    """Every frame of a sample; strict: damage that decoders conceal is an error too."""
-    suffix, media = media_of(parts)
-    if suffix in IMAGE_SUFFIXES:
-        return decode_image(media)
-    return decode_all(media, strict=strict)
+def _size(fields: Sequence[Field], values: Mapping[str, Values]) -> tuple[int, int] | None:
+    """Of the pictures, which is one for all fields of a sample."""
+    sizes = {f.name: size for f in fields if (size := f.moves.size(values[f.name]))}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{name} is {tall}x{wide}" for name, (tall, wide) in sizes.items())
+        raise CannotDecode(f"its fields are of several sizes: {told}")
+    return next(iter(sizes.values()), None)

@@ -10,7 +10,7 @@ from hvdm.checkpoint import places, storage
 from hvdm.checkpoint.choosing import Checkpoint, candidates, newest_valid, of_step, shared_damage
 from hvdm.checkpoint.reading import check_fits, restore
 from hvdm.checkpoint.writing import head
-from hvdm.config import Resume, flat
+from hvdm.config import Resume, flat, renewed
 from hvdm.errors import RunError, UserError
 from hvdm.train.loop import Session
 
@@ -48,7 +48,7 @@ def resume(session: Session, run: Path, identity: Mapping[str, Any], say: Say) -
         say = _silent
     found = _chosen(run, asked, say)
     if found is not None:
-        then = found.manifest.get("identity", {})
+        then = renewed(found.manifest.get("identity", {}))
         same_run(run, found.step, then, identity, config.may_change, say)
         check_fits(found, head(0, session.engines, session.averages, {}))
         for name, engine in session.engines.items():

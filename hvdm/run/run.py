@@ -73,7 +73,7 @@ def train(
         _report(config, run, shown) as report,
         dist.kept_together(),
         claimed(run),
-        building.build_loader(config, config.data.train, config.data.before) as loader,
+        building.build_loader(config, config.data.train) as loader,
     ):
         identity.check_latents(config, loader)
         resuming.from_main(lambda: places.move_checkpoints(run, config.checkpoint.path))

@@ -9,6 +9,7 @@ from hvdm import dist
 from hvdm.checkpoint.saver import Saver
 from hvdm.config import steps_of
 from hvdm.data.loader import Loader
+from hvdm.recipe import group_of
 from hvdm.run import stopping
 from hvdm.run.account import Account, marked
 from hvdm.run.meter import Meter
@@ -38,9 +39,9 @@ class Steps:
     def run(self, first: int, folder: Path) -> tuple[int, str]:
         """From the step after `first` on: the last one that was done, and why it was the last."""
         config = self.session.config
-        rows = self.loader.steps(
-            first, self._total, config.batch, config.micro_batch, dist.rank(), dist.world()
-        )
+        share = (config.batch, config.micro_batch, dist.rank(), dist.world())
+        group = group_of(self.session.recipe)
+        rows = self.loader.steps(first, self._total, *share, group)
         with stopping.listening(), marked(folder) as mark:
             for done, batches in enumerate(self.account.during("data", rows), start=first + 1):
                 with self.account.on("compute"):

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from hvdm import building, opening
 from hvdm.data.decode import decode_all
+from hvdm.data.fields import video
 from hvdm.errors import RunError
 
 RECONSTRUCTION, DISTANCE, DETECTOR = "reconstruction@1", "fvd/tf-reference@1", "untrained"
@@ -40,7 +41,7 @@ def figures(autoencoder: Path, diffusion: Path, samples: list[Path]) -> list[Fig
 def held_out(run: Path) -> Tensor:
     """uint8 `B T H W C`, all of them."""
     config = opening.read_config(run)
-    with building.build_loader(config, config.data.held_out) as loader:
+    with building.build_loader(config, config.data.held_out, (video(config.data),)) as loader:
         return loader.sequential(range(len(loader))).fields["video"]
 
 

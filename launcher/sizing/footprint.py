@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hvdm import building
 from hvdm.config import RunConfig
-from hvdm.recipe import Context, Recipe
+from hvdm.data.order import share
+from hvdm.recipe import Context, Recipe, group_of
 from hvdm.train import optim
 from launcher.sizing import models
 
@@ -70,7 +71,7 @@ def state(config: RunConfig, recipe: Recipe, stage: int) -> State:
         weights=count * width // (ranks if stage == 3 else 1),
         master=count * full // ranks if stage else 0,
         moments=moments * count * full // shared,
-        gradients=_gradients(config, stage, low, count) * full,
+        gradients=_gradients(config, recipe, stage, low, count) * full,
         average=averaged * full // ranks,
         frozen=sum(_count(net) for net in recipe.frozen.values()) * full,
         buckets=config.engine.bucket_mb * 2**20 if ranks > 1 else 0,
@@ -81,17 +82,16 @@ def _count(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def _gradients(config: RunConfig, stage: int, low: bool, count: int) -> int:
+def _gradients(config: RunConfig, recipe: Recipe, stage: int, low: bool, count: int) -> int:
     """Elements: stage 1 shares them too once they are summed, and with micro-steps has to wait."""
     share = -(-count // config.cluster.workers)
-    if stage == 0 or (stage == 1 and (low or micro_steps(config) > 1)):
+    if stage == 0 or (stage == 1 and (low or micro_steps(config, group_of(recipe)) > 1)):
         return count
     return share
 
 
-def micro_steps(config: RunConfig) -> int:
-    of_rank = -(-config.batch // config.cluster.workers)
-    return -(-of_rank // min(config.micro_batch, of_rank))
+def micro_steps(config: RunConfig, group: int) -> int:
+    return len(share(config.batch, config.micro_batch, 0, config.cluster.workers, group))
 
 
 def step(config: RunConfig, checkpointing: bool | None = None) -> Step:
@@ -104,9 +104,10 @@ def step(config: RunConfig, checkpointing: bool | None = None) -> Step:
         if config.engine.precision == "bf16":
             _to_bf16(recipe.trained)
         _drop_gradients(recipe.trained)
-        one, two = (_run(config, recipe, rows) for rows in (1, 2))
-    per_clip = max(1, two[0] - one[0])
-    return Step(max(0, one[0] - per_clip), per_clip, one[1])
+        group = group_of(recipe)
+        one, two = (_run(config, recipe, rows) for rows in (group, 2 * group))
+    per_clip = max(1, (two[0] - one[0]) // group)
+    return Step(max(0, one[0] - group * per_clip), per_clip, one[1] // group)
 
 
 def _to_bf16(nets: nn.Module) -> None:

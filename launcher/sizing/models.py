@@ -11,8 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hvdm import building, opening
 from hvdm.config import RunConfig
+from hvdm.data import fields
 from hvdm.errors import UserError
-from hvdm.recipe import Batch, Context, Recipe
+from hvdm.recipe import Batch, Context, Recipe, group_of
 from launcher import compose
 from launcher.arguments import Arguments
 
@@ -42,7 +43,7 @@ def describe(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
         "clip": [config.data.frames, config.data.height, config.data.width],
         "latent_shape": None if latent is None else list(latent),
         "networks": {
-            net: {"parameters": parameters(module), "multiply_adds": counted.get(net)}
+            net: {"parameters": parameters(module), "multiply_adds": counted[net]}
             for net, module in recipe.trained.items()
         },
         "frozen": {net: {"parameters": parameters(m)} for net, m in recipe.frozen.items()},
@@ -81,26 +82,20 @@ def parameters(module: nn.Module) -> int:
 
 
 def multiply_adds(recipe: Recipe, config: RunConfig) -> dict[str, int]:
-    """Of one forward pass per clip in the loss that trains the network.
-
-    A network is left out where its loss needs values, or fields that not every data set has.
-    """
+    """Of one forward pass per clip in the loss that trains the network."""
     counted: dict[str, int] = {}
+    rows = group_of(recipe)
     for index, phase in enumerate(recipe.phases):
         if phase.net in counted:
             continue
         net = recipe.trained[phase.net]
-        context = Context(config.seed, (0,), f"phase{index}", "meta")
+        context = Context(config.seed, tuple(range(rows)), f"phase{index}", "meta")
         tally = _Tally()
-        try:
-            with torch.device("meta"):
-                batch = blank(config, 1)
-            with torch.no_grad(), tally.counter, _hooked(net, tally):
-                phase.loss(batch, context)
-        except (KeyError, NotImplementedError, RuntimeError):
-            continue
-        if tally.first:
-            counted[phase.net] = sum(tally.first.values()) // 2
+        with torch.device("meta"):
+            batch = blank(config, rows)
+        with torch.no_grad(), tally.counter, _hooked(net, tally):
+            phase.loss(batch, context)
+        counted[phase.net] = sum(tally.first.values()) // (2 * rows)
     return counted
 
 
@@ -137,12 +132,8 @@ def _hooked(net: nn.Module, tally: _Tally) -> Iterator[None]:
 
 
 def blank(config: RunConfig, rows: int) -> Batch:
-    """Black clips as a run's loader would give them, on the current default device."""
-    data = config.data
-    shape = (rows, data.before + data.frames, data.height, data.width, 3)
-    keys = tuple(f"clip {i}" for i in range(rows))
-    video = torch.zeros(shape, dtype=torch.uint8)
-    return Batch({"video": video}, keys, tuple(range(rows)), torch.ones(rows))
+    """Rows as a run's loader would give them, all zero, on the current default device."""
+    return fields.blank(building.fields_of(config), rows, config.data.short == "pad")
 
 
 # For people
@@ -153,8 +144,7 @@ def _tell(row: Mapping[str, Any]) -> None:
     clip = "x".join(map(str, row["clip"]))
     print(f"{row['config']}: {row['recipe']}, clip {clip}, latent {latent}")
     for net, counts in row["networks"].items():
-        spent = counts["multiply_adds"]
-        cost = "" if spent is None else f"  {spent / 1e9:12,.3f} G multiply-adds per clip"
-        print(f"  {net:<16}{counts['parameters']:>15,} parameters{cost}")
+        spent = f"{counts['multiply_adds'] / 1e9:12,.3f} G multiply-adds per clip"
+        print(f"  {net:<16}{counts['parameters']:>15,} parameters  {spent}")
     for net, counts in row["frozen"].items():
         print(f"  {net:<16}{counts['parameters']:>15,} parameters, frozen")

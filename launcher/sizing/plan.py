@@ -96,23 +96,11 @@ def _share(text: str) -> float:
 
 def _steps(config: RunConfig) -> dict[str, Step | None]:
     """Without and with activation checkpointing, where the model offers it."""
-    steps: dict[str, Step | None] = {"off": None, "on": None}
-    steps["off"] = _step(config, False if _offers(config) else None)
-    if _offers(config):
-        steps["on"] = _step(config, True)
-    return steps
-
-
-def _offers(config: RunConfig) -> bool:
-    return hasattr(building.recipe_module(config.recipe).Config, "activation_checkpointing")
-
-
-def _step(config: RunConfig, checkpointing: bool | None) -> Step | None:
-    """None where the loss needs fields of its data, or values that are not there."""
-    try:
-        return footprint.step(config, checkpointing)
-    except (KeyError, NotImplementedError, RuntimeError):
-        return None
+    offers = hasattr(building.recipe_module(config.recipe).Config, "activation_checkpointing")
+    return {
+        "off": footprint.step(config, False if offers else None),
+        "on": footprint.step(config, True) if offers else None,
+    }
 
 
 # The answer

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hvdm import rng
-from hvdm.data.clips import ClipSpec, first_window, pad, random_window, view
+from hvdm.data.clips import ClipSpec, first_window, pad, random_window, view_of
+from hvdm.data.moves import COLOURS
 from hvdm.errors import UserError
 
 SPEC = ClipSpec(frames=4, height=8, width=8, stride=2)
@@ -17,6 +18,10 @@ def generators(draw: int):  # type: ignore[no-untyped-def]
 def frames(count: int = 4, height: int = 12, width: int = 20) -> np.ndarray:
     values = np.arange(count * height * width * 3) % 251
     return values.reshape(count, height, width, 3).astype(np.uint8)
+
+
+def view(clip: np.ndarray, spec: ClipSpec, random) -> np.ndarray:  # type: ignore[no-untyped-def]
+    return COLOURS.follow(clip, view_of(spec, clip.shape[1:3], random))
 
 
 def test_windows_reach_everywhere_and_never_outside() -> None:
@@ -55,11 +60,10 @@ def test_without_generators_the_middle_is_seen() -> None:
     assert np.array_equal(view(frames(), spec, None), frames()[:, :, 4:16])
 
 
-def test_padding_repeats_the_last_frame_under_a_mask() -> None:
+def test_padding_repeats_the_last_frame() -> None:
     short = first_window(SPEC, 4)
     assert short.indices == range(0, 3, 2)
-    clip, mask = pad(frames(2), 4)
-    assert mask.tolist() == [1, 1, 0, 0]
+    clip = pad(frames(2), 4)
     assert np.array_equal(clip[2], clip[1]) and np.array_equal(clip[3], clip[1])
 
 
@@ -68,3 +72,5 @@ def test_wrong_wishes_are_refused() -> None:
         ClipSpec(4, 8, 8, stride=2, max_stride=1)
     with pytest.raises(UserError, match="flip from 0 to 1"):
         ClipSpec(4, 8, 8, flip=1.5)
+    with pytest.raises(UserError, match="turn=0.5: a quarter turn makes another shape of 8x12"):
+        ClipSpec(4, 8, 12, turn=0.5)

@@ -12,19 +12,29 @@ from data_tools.synthetic.making import encode_h264
 from data_tools.synthetic.rendering import render
 from data_tools.writer import Sample, write_shard
 from hvdm.data.clips import random_window
+from hvdm.data.fields import Field, label, number, video
 from hvdm.data.loader import ClipSpec, Loader, ReadOptions
 from hvdm.data.schema import VERSION, DamagedSample, Manifest, read_manifest, write_manifest
 from hvdm.errors import RunError, UserError
 from hvdm.recipe import Batch
 
 SPEC = ClipSpec(frames=4, height=32, width=32, stride=2)
+FACTS = (label(8), number("motion"))
 
 
 def open_loader(
-    split: Path, seed: int = 0, spec: ClipSpec = SPEC, ahead: int = 1, damaged: float = 0.01
+    split: Path,
+    seed: int = 0,
+    spec: ClipSpec = SPEC,
+    ahead: int = 1,
+    damaged: float = 0.01,
+    facts: tuple[Field, ...] = (),
 ) -> Loader:
     options = ReadOptions(damaged=damaged)
-    return Loader(split, spec, seed, lanes=4, window=3, threads=2, ahead=ahead, options=options)
+    return Loader(
+        split, spec, seed, lanes=4, window=3, threads=2, ahead=ahead, options=options,
+        fields=(video(spec), *facts),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -52,14 +62,15 @@ def all_rows(split: Path, first: int, last: int, world: int, micro: int = 2) -> 
     return [row for step in steps for parts in step for batch in parts for row in real_rows(batch)]
 
 
-def test_rows_have_the_shape_and_the_facts_of_their_clips(loader: Loader) -> None:
-    batch = loader.rows([0, 1, 2])
+def test_rows_have_the_shape_and_the_facts_of_their_clips(clips_folder: Path) -> None:
+    with open_loader(clips_folder / "train", facts=FACTS) as loader:
+        batch = loader.rows([0, 1, 2])
     assert batch["video"].shape == (3, 4, 32, 32, 3) and batch["video"].dtype == torch.uint8
     assert batch["label"].dtype == torch.int64 and batch["motion"].dtype == torch.float32
     assert batch.draws == (0, 1, 2) and batch.weight.tolist() == [1, 1, 1]
-    for key, label in zip(batch.keys, batch["label"].tolist(), strict=True):
+    for key, kind in zip(batch.keys, batch["label"].tolist(), strict=True):
         shard, sample = key.split("/")
-        assert shard.startswith("shard-") and 0 <= label < 8 and sample.startswith("train-")
+        assert shard.startswith("shard-") and 0 <= kind < 8 and sample.startswith("train-")
 
 
 def test_an_epoch_has_every_clip_once(loader: Loader) -> None:
@@ -148,8 +159,14 @@ def test_clips_without_facts_are_read(tmp_path: Path) -> None:
     video = encode_h264(render(0, 0, 8, 32, 32).video, 8)
     write_split(tmp_path / "train", [Sample("a", {"mp4": video})])
     with open_loader(tmp_path / "train") as loader:
-        batch = loader.rows([0])
-    assert batch["label"].tolist() == [-1] and batch["motion"].tolist() == [0.0]
+        assert loader.rows([0]).fields.keys() == {"video"}
+    for fact in FACTS:
+        message = rf"train has no field '{fact.name}', which.*/a is without it; `hvdm data shard`"
+        with (
+            open_loader(tmp_path / "train", facts=(fact,)) as loader,
+            pytest.raises(UserError, match=message),
+        ):
+            loader.rows([0])
 
 
 @pytest.mark.parametrize(
@@ -157,7 +174,7 @@ def test_clips_without_facts_are_read(tmp_path: Path) -> None:
     [
         (b"[]", "not an object"),
         (b"{", "Expecting"),
-        (b'{"frames": 9}', "8 frames where 9 were promised"),
+        (b'{"label": 0, "frames": 9}', "8 frames where 9 were promised"),
         (b'{"label": "cat"}', "cat"),
     ],
 )
@@ -166,7 +183,7 @@ def test_a_sample_with_a_wrong_json_is_named(tmp_path: Path, about: bytes, messa
     write_split(tmp_path / "train", [Sample("a", {"mp4": video, "json": about})])
     message = rf"shard-000000.tar/a: .*{message}"
     with (
-        open_loader(tmp_path / "train") as loader,
+        open_loader(tmp_path / "train", facts=(label(8),)) as loader,
         pytest.raises(DamagedSample, match=message),
     ):
         loader.sequential([0])
@@ -176,7 +193,7 @@ def test_a_sample_without_video_is_named(tmp_path: Path) -> None:
     write_split(tmp_path / "train", [Sample("a", {"txt": b"words"})])
     with (
         open_loader(tmp_path / "train") as loader,
-        pytest.raises(DamagedSample, match="no video"),
+        pytest.raises(UserError, match="has no field 'video'"),
     ):
         loader.sequential([0])
 
@@ -196,3 +213,11 @@ def test_only_so_many_steps_are_decoded_ahead(loader: Loader) -> None:
     next(steps)
     next(steps)
     assert started == [0, 2, 4]
+
+
+def test_a_label_beyond_the_classes_is_named(clips_folder: Path) -> None:
+    with (
+        open_loader(clips_folder / "train", facts=(label(3),)) as loader,
+        pytest.raises(UserError, match=r"model.labels=3, and .*train-\d+ has label [4-7]: set"),
+    ):
+        loader.rows(range(26))

@@ -11,6 +11,7 @@ from data_tools.rearrange import reshard
 from data_tools.verify import verify
 from hvdm import building, identity, opening
 from hvdm.config import DataConfig, RunConfig
+from hvdm.data.fields import label, latent, number, video
 from hvdm.data.loader import ClipSpec, Loader
 from hvdm.data.schema import read_manifest
 from hvdm.errors import UserError
@@ -44,12 +45,13 @@ def test_latents_are_what_the_first_stage_gives(
     manifest = read_manifest(tmp_path / "latents/train")
     assert manifest.provenance["first_stage"]["weights"] == stage_of(stage.run).weights
     opened = opening.open_run(stage.run)
-    with Loader(tmp_path / "latents/train", ClipSpec(8, 16, 16)) as latents:
+    spec, facts = ClipSpec(8, 16, 16), (label(8), number("motion"))
+    with Loader(tmp_path / "latents/train", spec, fields=(latent(), *facts)) as latents:
         found = latents.sequential([0, 1])
-    with Loader(shapes / "train", ClipSpec(8, 16, 16)) as clips:
+    with Loader(shapes / "train", spec, fields=(video(spec), *facts)) as clips:
         original = clips.sequential([0, 1])
     with torch.no_grad():
-        expected = opened.recipe.encode(opened.nets, original.video)  # type: ignore[attr-defined]
+        expected = opened.recipe.encode(opened.nets, original.pixels())  # type: ignore[attr-defined]
     assert torch.allclose(found["latent"], expected, atol=1e-5)
     assert found["label"].tolist() == original["label"].tolist()
     assert np.allclose(found["motion"], original["motion"])
@@ -93,7 +95,7 @@ def test_a_diffusion_trains_on_latents_as_on_the_clips(
             f"run={folder}", f"data.path={data}", f"first_stage={stage.run}", "cluster=inline",
             "steps=2", "data.frames=8", "data.height=16", "data.width=16", "batch=2",
             "micro_batch=2", "log.tensorboard=false", "log.every=2", "model.width=16",
-            "model.multipliers=[1]", "data.before=0", "model.conditional=0", "model.still=0",
+            "model.multipliers=[1]", "model.before=0", "model.conditional=0", "model.still=0",
             "model.motion=none",
         ]  # fmt: skip
         run.train(compose.run_config("tiny/hvdm_diffusion", overrides), sinks=())

@@ -22,8 +22,8 @@ from data_tools.shard import shard
 from data_tools.transcode import sample_parts
 from data_tools.verify import verify
 from hvdm.config import ClusterConfig
+from hvdm.data.fields import about_of
 from hvdm.data.loader import ClipSpec, Loader
-from hvdm.data.rows import about_of
 from hvdm.data.schema import read_manifest
 from hvdm.data.shards import ShardReader
 from hvdm.errors import UserError

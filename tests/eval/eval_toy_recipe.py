@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hvdm.config import DataConfig
+from hvdm.data.fields import Field, video
 from hvdm.errors import UserError
 from hvdm.recipe import Clip, Given, Noise, Phase, Recipe, SampleRequest
 
@@ -16,6 +18,10 @@ class Config:
     kind: Literal["autoencoder", "generator"] = "autoencoder"
     scale: float = 1.0
     averaged: bool = False
+
+
+def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
+    return (video(data),)
 
 
 def build(config: Config, given: Given) -> Recipe:

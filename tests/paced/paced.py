@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from hvdm import dist
+from hvdm.config import DataConfig
+from hvdm.data.fields import Field, video
 from hvdm.recipe import Batch, Clip, Context, Given, Logs, Noise, Phase, Recipe, SampleRequest
 
 
@@ -36,8 +38,8 @@ class Held:
         if self.config.holds and dist.is_main():
             hold(Path(self.config.holds), context.step + 1)
         noise = context.randn(self.clip.shape, "noise")
-        guess = self.trained["body"](batch.video + noise)
-        return (guess - batch.video).square().mean((1, 2, 3, 4)), {}
+        guess = self.trained["body"](batch.pixels() + noise)
+        return (guess - batch.pixels()).square().mean((1, 2, 3, 4)), {}
 
     def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
         return torch.tanh(nets["body"](noise.randn(self.clip.shape, "start")))
@@ -49,6 +51,10 @@ def hold(folder: Path, step: int) -> None:
         (folder / f"{step}.reached").touch()
     while gate.exists():
         time.sleep(0.01)
+
+
+def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
+    return (video(data),)
 
 
 def build(config: Config, given: Given) -> Recipe:

@@ -198,7 +198,7 @@ def test_loss_is_the_formula():
     with default_dtype(torch.float64):
         recipe, draws = tiny(), (3, 4)
         loss, logs = loss_of(recipe, draws)
-        video = rows(draws).video
+        video = rows(draws).pixels()
         output = recipe.trained["autoencoder"](video)
     l1 = (video - output).abs().mean((1, 2, 3, 4))
     bands = (haar3d(video) - haar3d(output)).abs().mean((2, 3, 4, 5))

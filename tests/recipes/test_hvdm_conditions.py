@@ -146,8 +146,8 @@ def test_a_run_s_clips_begin_where_its_config_says():
     draws = tuple(range(8))
     batch = rows(draws)  # eight frames, so clips of four begin at 0 or 4
     beside, _, _ = told_in_training(recipe, batch, draws)
-    frames = batch.video.shape[2] // 2
-    for row, video in zip(beside, batch.video, strict=True):
+    frames = batch.pixels().shape[2] // 2
+    for row, video in zip(beside, batch.pixels(), strict=True):
         stills = [
             recipe.encode(video[None, :, i : i + 1].expand(-1, -1, frames, -1, -1))[0]
             for i in (0, frames)
@@ -166,7 +166,7 @@ def test_a_shown_row_sees_its_first_frame_standing_still():
     recipe = tiny(dataclasses.replace(FULL, conditional=0.0, still=1.0))
     batch, draws = rows((0, 1), frames=4), (0, 1)
     beside, _, _ = told_in_training(recipe, batch, draws)
-    still = batch.video[:, :, :1].expand(-1, -1, 4, -1, -1)
+    still = batch.pixels()[:, :, :1].expand(-1, -1, 4, -1, -1)
     torch.testing.assert_close(beside, recipe.encode(still))
 
 
@@ -204,12 +204,6 @@ def test_clips_that_were_seen_are_not_encoded_again():
         seen.clear()
 
 
-def test_a_label_beyond_the_classes_is_named():
-    recipe = tiny(dataclasses.replace(FULL, labels=3))
-    with pytest.raises(UserError, match="model.labels=3, and a clip has label 4"):
-        told_in_training(recipe, rows((4,)), (4,))
-
-
 @pytest.mark.parametrize("motion", ["stored", "measured"])
 def test_the_distribution_is_that_of_the_first_rows(motion):
     config = dataclasses.replace(FULL, motion=motion)
@@ -218,7 +212,7 @@ def test_the_distribution_is_that_of_the_first_rows(motion):
     assert found["past"] and len(levels) == 101 and levels == sorted(levels)
     values = torch.tensor([d % 10 / 10 for d in range(512)])
     if motion == "measured":
-        values = strength(rows(range(512)).video[:, :, 4:])
+        values = strength(rows(range(512)).pixels()[:, :, 4:])
     assert levels[50] == pytest.approx(values.quantile(0.5).item(), abs=1e-5)
     assert found == from_data(config, CLIP, rows)
 
@@ -467,7 +461,7 @@ def test_a_run_is_asked_only_for_what_it_was_told(what, options, words):
 
 def test_a_long_video_needs_a_past_in_the_data_too():
     recipe = tiny(FULL, {"past": False})
-    with pytest.raises(UserError, match=r"model.conditional=0.3 data.before=4"):
+    with pytest.raises(UserError, match=r"model.conditional=0.3 model.before=4"):
         sampled(recipe, "long")
     assert sampled(recipe, "long", frames=3).shape[2] == 3
 

@@ -255,7 +255,7 @@ def test_a_told_row_sees_the_latent_of_the_clip_before():
     seen = []
     recipe.trained["denoiser"].register_forward_pre_hook(lambda _, given: seen.append(given[2]))
     recipe.phases[0].loss(batch, Context(0, (0, 1), "p"))
-    past = recipe.encode(batch.video[:, :, :4])
+    past = recipe.encode(batch.pixels()[:, :, :4])
     torch.testing.assert_close(seen[0][0], past[0])
     assert not seen[0][1].any()
 
@@ -272,7 +272,7 @@ def test_v_prediction_starts_at_the_size_of_v():
     context = Context(0, draws, "denoiser")
     eps, t = context.randn(recipe.latent_shape, "eps"), context.randint(1000, "t")
     kept = recipe.alpha_bar[t].reshape(-1, 1, 1, 1, 1).float()
-    v = kept.sqrt() * eps - (1 - kept).sqrt() * recipe.encode(rows(draws).video)
+    v = kept.sqrt() * eps - (1 - kept).sqrt() * recipe.encode(rows(draws).pixels())
     torch.testing.assert_close(losses, v.square().mean((1, 2, 3, 4)))
 
 
@@ -299,7 +299,7 @@ def test_guidance_is_the_formula():
 
 def test_the_latent_s_scale_is_undone():
     recipe = tiny(dataclasses.replace(TINY, latent_scale=2.0))
-    video = rows((0,)).video
+    video = rows((0,)).pixels()
     plain = recipe.first_stage.encode(recipe.frozen, video)
     torch.testing.assert_close(recipe.encode(video), 2 * plain)
     decoded = recipe.first_stage.decode(recipe.frozen, plain)

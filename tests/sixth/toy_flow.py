@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hvdm.config import DataConfig
+from hvdm.data.fields import Field, video
 from hvdm.recipe import Batch, Clip, Context, Given, Logs, Noise, Phase, Recipe, SampleRequest
 
 
@@ -36,7 +38,7 @@ class Flow:
         self.phases = (Phase("velocity", self.loss),)
 
     def loss(self, batch: Batch, context: Context) -> tuple[Tensor, Logs]:
-        video = batch.video
+        video = batch.pixels()
         noise = self.noise(context, video)
         time = context.uniform((), "time")
         at = time.view(-1, 1, 1, 1, 1)
@@ -60,6 +62,10 @@ class Flow:
         for i in range(steps):
             x = x + nets["velocity"](x, torch.full((len(x),), i / steps).to(x)) / steps
         return x.clamp(-1, 1)
+
+
+def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
+    return (video(data),)
 
 
 def build(config: Config, given: Given) -> Recipe:

@@ -17,6 +17,7 @@ from hvdm.config import (
     OptimizerConfig,
     RunConfig,
 )
+from hvdm.data.fields import Field, video
 from hvdm.recipe import Batch, Clip, Context, Given, Logs, Noise, Phase, Recipe, SampleRequest
 
 SGD = OptimizerConfig("sgd", lr=0.02, momentum=0.9, weight_decay=0.0)
@@ -114,7 +115,7 @@ class Adversarial:
 
     def critic_loss(self, batch: Batch, context: Context) -> tuple[Tensor, Logs]:
         critic = self.trained["critic"]
-        real = batch.video.requires_grad_()
+        real = batch.pixels().requires_grad_()
         real_score = critic(real)
         (slope,) = torch.autograd.grad(real_score.sum(), real, create_graph=True)
         penalty = slope.square().sum((1, 2, 3, 4))
@@ -134,6 +135,10 @@ class Adversarial:
 
     def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
         return nets["generator"](noise.randn(self.clip.shape, "latent"))
+
+
+def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
+    return (video(data),)
 
 
 def build(config: Config, given: Given) -> Recipe:

@@ -5,6 +5,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from hvdm.config import DataConfig
+from hvdm.data.fields import Field, video
 from hvdm.errors import UserError
 from hvdm.recipe import Batch, Clip, Context, Given, Logs, Phase, Recipe
 from hvdm.recipes.hvdm import triplane
@@ -33,6 +35,10 @@ class Config(TriplaneConfig):
     fusion: Literal["attention", "sum"] = "attention"
     fusion_depth: int = 2
     wavelet_weight: float = 4.0
+
+
+def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
+    return (video(data),)
 
 
 def build(config: Config, given: Given) -> Recipe:
@@ -122,7 +128,7 @@ class AutoencoderRecipe(Reconstruction):
 
     def loss(self, batch: Batch, context: Context) -> tuple[Tensor, Logs]:
         """w_p |dx| + w_w mean over bands of |dW| + w_f perceptual; each term is a mean."""
-        video = batch.video
+        video = batch.pixels()
         output = self.trained["autoencoder"](video)
         frames = one_frame(context, "frame", output, video)
         logs = {

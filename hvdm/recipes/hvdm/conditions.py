@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hvdm.errors import UserError
 from hvdm.nets.blocks import ZeroEmbedding, ZeroLinear, sinusoid
 from hvdm.recipe import Context
 
@@ -119,13 +118,3 @@ def some_untold(values: Tensor, share: float, context: Context, use: str) -> Ten
     """A share of the rows is not told its value."""
     dropped = context.uniform((), use).to(values.device) < share
     return torch.where(dropped, torch.full_like(values, UNTOLD), values)
-
-
-def check_labels(label: Tensor, classes: int) -> Tensor:
-    most = int(label.max())
-    if most >= classes:
-        raise UserError(
-            f"model.labels={classes}, and a clip has label {most}: set model.labels to the number "
-            "of classes, which `hvdm data stats` tells"
-        )
-    return label

@@ -10,6 +10,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from hvdm.config import DataConfig
+from hvdm.data.fields import Field, label, latent, number, video
 from hvdm.errors import UserError
 from hvdm.ops import motion
 from hvdm.ops.schedule import alpha_bars, eps_from_v, q_sample, sqrt_linear_betas, v_from
@@ -26,7 +28,6 @@ from hvdm.recipe import (
 )
 from hvdm.recipes.hvdm.conditions import (
     Conditions,
-    check_labels,
     choose,
     frames_from,
     some_untold,
@@ -54,6 +55,7 @@ class Config:
     heads: int = 8
     attention: bool = False
     predicts: Literal["eps", "v"] = "eps"
+    before: int = 0
     conditional: float = 0.3
     still: float = 0.0
     motion: Literal["none", "stored", "measured"] = "none"
@@ -69,6 +71,13 @@ class Config:
     activation_checkpointing: bool = False
 
 
+def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
+    """Latents where the data set holds them, else clips with their past in front."""
+    clip = video(data, config.before + data.frames, unless="latent")
+    stored = (number("motion"),) if config.motion == "stored" else ()
+    return (latent(), clip, *stored, *((label(config.labels),) if config.labels else ()))
+
+
 def build(config: Config, given: Given) -> Recipe:
     """The recipe on the latents of `given.first_stage`."""
     first_stage = given.first_stage
@@ -78,6 +87,7 @@ def build(config: Config, given: Given) -> Recipe:
         raise UserError("first_stage is a run without an encoder: name the run of an autoencoder")
     stage = cast(FirstStage, first_stage)
     _check_numbers(config)
+    _check_past(config, given.clip)
     check_clip(given.clip, stage.clip)
     check_levels(config.multipliers, stage)
     return DiffusionRecipe(config, stage, given.from_data)
@@ -93,7 +103,7 @@ def from_data(
     values: list[float] = []
     for first in range(0, READ_FOR_MOTION, READ_AT_ONCE):
         batch = rows(range(first, first + READ_AT_ONCE))
-        video = None if "latent" in batch.fields else batch.video[:, :, -clip.frames :]
+        video = None if "latent" in batch.fields else batch.pixels()[:, :, -clip.frames :]
         values += _strengths(config, batch, video).tolist()
     return {**found, "motion_levels": list(motion.quantiles(values))}
 
@@ -133,6 +143,14 @@ def _check_numbers(config: Config) -> None:
         raise UserError(f"model.latent_scale={config.latent_scale}: it must be above 0")
     if config.begin_every < 1:
         raise UserError(f"model.begin_every={config.begin_every}: a number of frames, at least 1")
+
+
+def _check_past(config: Config, clip: Clip) -> None:
+    if config.before < 0 or 0 < config.before < clip.frames:
+        raise UserError(
+            f"model.before={config.before}: the past is a clip too, of {clip.frames} frames; use "
+            f"model.before={clip.frames}, or 0 to train without it"
+        )
 
 
 def _denoiser(config: Config, stage: FirstStage) -> nn.Module:
@@ -196,7 +214,7 @@ class DiffusionRecipe:
         if "latent" in batch.fields:
             told = self._numbers(batch, None, context)
             return batch["latent"] * self.config.latent_scale, told
-        video, beside = self._clips(batch.video, context)
+        video, beside = self._clips(batch.pixels(), context)
         told = self._numbers(batch, video, context)
         return self._encoded(video), replace(told, beside=beside)
 
@@ -205,11 +223,6 @@ class DiffusionRecipe:
         or its first frame as a clip that does not move."""
         config, frames = self.config, self.clip.frames
         before = video.shape[2] - frames
-        if 0 < before < frames:
-            raise UserError(
-                f"data.before={before}: the past is a clip too, of {frames} frames; use "
-                f"data.before={frames}, or 0 to train without it"
-            )
         if before <= 0 and not config.still:
             return video, None
         shares = (config.conditional, config.still)
@@ -225,15 +238,14 @@ class DiffusionRecipe:
 
     def _numbers(self, batch: Batch, video: Tensor | None, context: Context) -> Conditions:
         config = self.config
-        level = label = None
+        level = kind = None
         if config.motion != "none":
             strengths = _strengths(config, batch, video).double()
             level = motion.rank(strengths, self.motion_levels)
             level = some_untold(level, config.untold, context, "motion untold")
         if config.labels:
-            known = check_labels(batch["label"], config.labels)
-            label = some_untold(known, config.untold, context, "label untold")
-        return Conditions(motion=level, label=label)
+            kind = some_untold(batch["label"], config.untold, context, "label untold")
+        return Conditions(motion=level, label=kind)
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from hvdm.errors import UserError
 from hvdm.recipe import Clip, Recipe, Reconstructs
@@ -32,7 +33,7 @@ class Memory:
         return torch.cat([self._row(row) for row in video.split(1)])
 
     def _row(self, row: Tensor) -> Tensor:
-        if row.is_meta:
+        if row.is_meta or isinstance(row, FakeTensor):  # it has no content to be known by
             return self._encode(row)
         content = row.detach().cpu().contiguous().numpy()
         key = hashlib.blake2b(content.data, digest_size=16).digest()

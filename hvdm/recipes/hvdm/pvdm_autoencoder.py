@@ -5,6 +5,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from hvdm.config import DataConfig
+from hvdm.data.fields import Field, video
 from hvdm.errors import UserError
 from hvdm.ops.triplane import flat, planes_of
 from hvdm.recipe import Batch, Clip, Context, Given, Logs, Phase, Recipe
@@ -27,6 +29,10 @@ class Config(TriplaneConfig):
     critic_width: int = 64
     critic_layers: int = 3
     critic_norm: Literal["group", "batch"] = "group"
+
+
+def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
+    return (video(data),)
 
 
 def build(config: Config, given: Given) -> Recipe:
@@ -122,7 +128,7 @@ class AutoencoderRecipe(Reconstruction):
 
     def loss(self, batch: Batch, context: Context) -> tuple[Tensor, Logs]:
         """w_p |dx| + w_f perceptual, and in the second stage what the critics say."""
-        video = batch.video
+        video = batch.pixels()
         output = self.trained["autoencoder"](video)
         frames = one_frame(context, "frame", output, video)
         logs = {**distances(video, output), "perceptual": self.frozen["perceptual"](*frames)}
@@ -150,12 +156,12 @@ class AutoencoderRecipe(Reconstruction):
         return self.trained["frame_critic"](frame), self.trained["clip_critic"](clip)
 
     def frame_critic_loss(self, batch: Batch, context: Context) -> tuple[Tensor, Logs]:
-        video = batch.video
+        video = batch.pixels()
         fake, real = one_frame(context, "frame", self._output(video), video)
         return self._critic_loss("frame_critic", real, fake)
 
     def clip_critic_loss(self, batch: Batch, context: Context) -> tuple[Tensor, Logs]:
-        video = batch.video
+        video = batch.pixels()
         return self._critic_loss("clip_critic", video, self._output(video))
 
     def _output(self, video: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def _check_need(found: Asked, able: Abilities) -> None:
         raise UserError("motion= is missing: slow, medium, fast, or a number from 0 to 1")
     longer = found.what == "long" and found.frames > able.frames
     needs = (
-        (longer, able.past, "what=long", "the clip before", "model.conditional=0.3 data.before="),
+        (longer, able.past, "what=long", "the clip before", "model.conditional=0.3 model.before="),
         (found.image is not None, able.image, "image=", "a picture", "model.still=0.3"),
         (bool(found.motion), able.motion, "motion=", "motion", "model.motion=stored"),
         (bool(found.label), able.classes > 0, "label=", "labels", "model.labels=N"),

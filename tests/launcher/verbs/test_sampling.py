@@ -306,7 +306,7 @@ def test_a_run_keeps_what_sampling_needs_of_its_data(run, shapes, tmp_path, monk
     trained = tmp_path / "trained"
     typed = [
         "train", "config=tiny/hvdm_diffusion", f"run={trained}", f"data.path={shapes}",
-        f"first_stage={run.parent}/ae", "data.frames=4", "data.before=4", "data.height=16",
+        f"first_stage={run.parent}/ae", "data.frames=4", "model.before=4", "data.height=16",
         "data.width=16", "model.width=8", "batch=4", "micro_batch=4", "cluster=inline",
         "log.tensorboard=false",
     ]  # fmt: skip
