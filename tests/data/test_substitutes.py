@@ -11,7 +11,7 @@ import pytest
 from data_tools.synthetic.making import encode_h264, make
 from data_tools.synthetic.rendering import render
 from data_tools.writer import Sample, write_shard
-from hvdm.data import rows
+from hvdm.data import fields
 from hvdm.data.batches import read_keys
 from hvdm.data.loader import ClipSpec, Loader, ReadOptions
 from hvdm.data.schema import (
@@ -239,7 +239,7 @@ def test_a_decoder_that_never_returns_ends_the_run(
     split: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     over = threading.Event()
-    monkeypatch.setattr(rows, "read_frames", lambda *_: over.wait(60))
+    monkeypatch.setattr(fields, "read_frames", lambda *_: over.wait(60))
     with open_loader(split, stall_s=0.2) as loader:
         with pytest.raises(RunError, match=r"not decoded within data.stall_s=0.2 s"):
             loader.rows(range(2))
