@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -162,14 +162,20 @@ class Reporter:
             sink.close()
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSON-lines file; what a crash cut short is left out."""
+def each_line(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a JSON-lines file one after the other; what a crash cut short is left out."""
     if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+        return
+    with path.open(errors="replace") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(row, dict):
+                yield row
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All of them at once, of a file that is not long."""
+    return list(each_line(path))

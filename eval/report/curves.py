@@ -2,9 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 Point = tuple[float, float]
 WIDTH, HEIGHT = 420, 200
@@ -14,16 +18,58 @@ LOG_FROM = 30.0
 """From this ratio of largest to smallest on, positive values get a logarithmic axis."""
 
 
-def series(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Point]]:
-    """Finite values by name and step; a step that ran twice, after a crash, counts once."""
-    found: dict[str, dict[float, float]] = {}
-    for row in rows:
-        step = row.get("step")
-        for name, value in row.items():
-            if isinstance(step, int) and _drawn(name, value):
-                found.setdefault(name, {})[step] = float(value)
-    order = sorted(found, key=lambda name: (_rank(name), name))
-    return {name: sorted(found[name].items()) for name in order}
+class Curve:
+    """One value over the steps; two numbers are kept for each line, however many there are."""
+
+    def __init__(self) -> None:
+        self._steps, self._values = array("q"), array("d")
+
+    def add(self, step: int, value: float) -> None:
+        self._steps.append(step)
+        self._values.append(value)
+
+    def points(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """By step; one that ran twice, after a crash, counts as it was the last time."""
+        steps, values = np.asarray(self._steps), np.asarray(self._values)
+        if len(steps) < 2 or bool((np.diff(steps) > 0).all()):
+            return steps, values
+        once, at = np.unique(steps[::-1], return_index=True)
+        return once, values[::-1][at]
+
+    def shown(self) -> list[Point]:
+        """Not more than can be seen, the last one among them."""
+        steps, values = self.points()
+        every = max(1, math.ceil(len(steps) / MOST_POINTS))
+        kept = list(zip(steps[::every].tolist(), values[::every].tolist(), strict=True))
+        last = (int(steps[-1]), float(values[-1]))
+        return kept if kept[-1] == last else [*kept, last]
+
+    def described(self) -> dict[str, Any]:
+        steps, values = self.points()
+        return {"points": len(steps), "last": float(values[-1])}
+
+
+class Curves:
+    """Of all lines of metrics, as they go by."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Curve] = {}
+        self.furthest: int | None = None
+        self.last: Mapping[str, Any] | None = None
+
+    def passing(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        for row in rows:
+            self.last, step = row, row.get("step")
+            if isinstance(step, int):
+                self.furthest = step if self.furthest is None else max(step, self.furthest)
+                for name, value in row.items():
+                    if _drawn(name, value):
+                        self._found.setdefault(name, Curve()).add(step, float(value))
+            yield row
+
+    def by_name(self) -> dict[str, Curve]:
+        order = sorted(self._found, key=lambda name: (_rank(name), name))
+        return {name: self._found[name] for name in order}
 
 
 def _drawn(name: str, value: Any) -> bool:
@@ -39,9 +85,9 @@ def _rank(name: str) -> int:
     return 2 if "/" in name else 4
 
 
-def chart(name: str, points: Sequence[Point]) -> str:
+def chart(name: str, curve: Curve) -> str:
     """A figure with one curve; page.js smooths it and tells values, from the figure's data."""
-    kept = _thinned(points)
+    kept = curve.shown()
     steps, values = [p[0] for p in kept], [p[1] for p in kept]
     logarithmic = min(values) > 0 and max(values) / min(values) > LOG_FROM
     x = Axis(min(steps), max(steps), LEFT, WIDTH - RIGHT)
@@ -82,12 +128,6 @@ def _bar(at: float, value: float, error: float | None, step: float, y: "Axis") -
         mark += f'<path class="whisker" d="M{at:.1f} {top:.1f}V{bottom:.1f}'
         mark += "".join(f"M{at - 5:.1f} {end:.1f}h10" for end in (top, bottom)) + '"/>'
     return f"<g><title>{told}</title>{mark}</g>"
-
-
-def _thinned(points: Sequence[Point]) -> list[Point]:
-    every = max(1, math.ceil(len(points) / MOST_POINTS))
-    kept = list(points[::every])
-    return kept if kept[-1] == points[-1] else [*kept, points[-1]]
 
 
 def padded(values: Sequence[float], logarithmic: bool) -> tuple[float, float]:

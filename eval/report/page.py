@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from eval.report import embedded, measured
-from eval.report.curves import Point, chart
+from eval.report.curves import Curve, chart
 from eval.report.embedded import Medium
 from eval.report.measured import flat, number
 from hvdm.events import duration
@@ -110,8 +110,8 @@ def _breakable(text: str) -> str:
     return escape(text).replace(".", ".<wbr>") if len(text) > 12 else escape(text)
 
 
-def curves(found: Mapping[str, Sequence[Point]]) -> str:
-    charts = "".join(chart(name, points) for name, points in found.items())
+def curves(found: Mapping[str, Curve]) -> str:
+    charts = "".join(chart(name, curve) for name, curve in found.items())
     body = f'{_SMOOTHING}<div class="charts">{charts}</div>' if charts else ""
     return section("Curves", body, "no metrics yet: they come with the first logged step")
 

@@ -10,23 +10,24 @@ from typing import Any
 import yaml
 
 from eval.report import embedded, page
-from eval.report.curves import series
+from eval.report.curves import Curves
 from hvdm.checkpoint import checkpoint
 from hvdm.data.schema import atomic_write
 from hvdm.errors import UserError
-from hvdm.events import read_lines
+from hvdm.events import each_line, read_lines
 from hvdm.run.ledger import ledger
 
 
 def write_report(run: Path) -> Path:
     """RUN/report.html, whatever of the run is there."""
     run = _existing(run)
-    facts, rows = as_json(run), read_lines(run / "metrics.jsonl")
+    curves = Curves()
+    facts = _facts(run, curves)
     shown, left_out = embedded.within_weight(embedded.found(run / "samples"))
     sections = [
         page.summary(facts),
         page.wall_time(facts["ledger"]),
-        page.curves(series(rows)),
+        page.curves(curves.by_name()),
         page.samples(shown, left_out),
         page.reconstructions(shown),
         page.evaluations(facts["evaluations"]),
@@ -43,17 +44,23 @@ def write_report(run: Path) -> Path:
 
 def as_json(run: Path) -> dict[str, Any]:
     """What the report shows, for programs."""
-    run = _existing(run)
-    rows, events = read_lines(run / "metrics.jsonl"), read_lines(run / "events.jsonl")
+    return _facts(_existing(run), Curves())
+
+
+def _facts(run: Path, curves: Curves) -> dict[str, Any]:
+    """Metrics go by once: a long run has millions of lines of them."""
+    events = read_lines(run / "events.jsonl")
+    account = ledger(events, curves.passing(each_line(run / "metrics.jsonl")))
+    last = curves.last
     return {
         "run": str(run),
         "config": _config(run),
-        "step": max((row["step"] for row in rows if "step" in row), default=None),
-        "steps": rows[-1].get("steps") if rows else None,
-        "last": rows[-1] if rows else None,
-        "metrics": {name: {"points": len(p), "last": p[-1][1]} for name, p in series(rows).items()},
+        "step": curves.furthest,
+        "steps": last.get("steps") if last else None,
+        "last": last,
+        "metrics": {name: curve.described() for name, curve in curves.by_name().items()},
         "events": events,
-        "ledger": ledger(events, rows),
+        "ledger": account,
         "environment": _environment(events),
         "evaluations": evaluations(run),
         "checkpoints": [_checkpoint(found) for found in checkpoint.listed(run)],

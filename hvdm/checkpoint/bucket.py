@@ -32,6 +32,7 @@ class Bucket:
     def __init__(self, address: str, cache: Path) -> None:
         self.where, self.cache = address.rstrip("/"), cache
         self._fs, self._root = _opened(self.where)
+        self._swept = False
 
     def names(self) -> list[str]:
         self._fs.invalidate_cache()
@@ -78,7 +79,10 @@ class Bucket:
         part.rename(path)
 
     def begin(self, name: str) -> str:
-        self.sweep()
+        """What a killed save left is there from the start, so the bucket is listed once."""
+        if not self._swept:
+            self.sweep()
+            self._swept = True
         return f"{name}/{time.time_ns():x}"
 
     def sweep(self) -> None:

@@ -241,8 +241,10 @@ class Loader:
     def remember(self, substitutions: Sequence[Sequence[Any]]) -> None:
         """What an earlier part of the run could not read is left out again, and counts."""
         for one in sorted((Substitution(*entry) for entry in substitutions), key=_by_draw):
-            self._lost.setdefault(_what(one), one)
             self._told.add(_what(one))
+            if _what(one) in self._lost:
+                continue
+            self._lost[_what(one)] = one
             if one.source < len(self.sources):
                 self._pool.learn(Unreadable(one.source, one.shard, one.key, one.reason))
             self._stop_if_too_many(one)

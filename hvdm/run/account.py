@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,9 +51,12 @@ class Account:
                     return
             yield item
 
-    def settle(self) -> dict[str, float]:
-        """All ranks together: the columns up to now, between the wall times `from` and `to`."""
-        every = dist.all_gather(self._own)
+    def own(self) -> dict[str, float]:
+        """What this rank has spent since it last settled."""
+        return dict(self._own)
+
+    def settle(self, every: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """From what all ranks have spent of their own: the columns up to now, `from` and `to`."""
         slowest = {column: max(own[column] for own in every) for column in WAITS}
         for_others = sum(slowest[column] - self._own[column] for column in WAITS)
         parts = {"compute": max(0.0, self._own["compute"] - for_others), **slowest}

@@ -8,8 +8,10 @@ idle        between two commands, and what belongs to nothing else
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from hvdm.run import stopping
@@ -40,7 +42,8 @@ class Launch:
 
 def ledger(events: Iterable[Line], metrics: Iterable[Line] = ()) -> dict[str, Any] | None:
     """Shares are of the wall time from first to last sign; None where nothing was accounted for."""
-    lines = sorted((line for line in (*events, *metrics) if "time" in line), key=_time)
+    told = [event for event in events if "time" in event]
+    lines = sorted((*told, *_that_count(told, metrics)), key=_time)
     launches = _launches(_without_refused(lines))
     while launches and not launches[-1].attempts:
         launches.pop()  # a command that found the run finished
@@ -62,6 +65,25 @@ def ledger(events: Iterable[Line], metrics: Iterable[Line] = ()) -> dict[str, An
             if _is(line, "recovered")
         ],
     }
+
+
+def _that_count(events: Sequence[Line], metrics: Iterable[Line]) -> list[Line]:
+    """Of each attempt its last line, and the last of steps that no later one did again."""
+    starts = sorted((event for event in events if _is(event, *STARTS)), key=_time)
+    began = [_time(start) for start in starts]
+    again = list(accumulate((start["step"] for start in reversed(starts)), min, initial=math.inf))
+    bounds = [math.inf, *again[-2::-1]]
+    last: dict[int, Line] = {}
+    counted: dict[int, Line] = {}
+    for line in metrics:
+        if "time" not in line:
+            continue
+        attempt = bisect_right(began, _time(line))
+        last[attempt] = line
+        if line.get("step", 0) <= bounds[attempt]:
+            counted[attempt] = line
+    kept = {id(line): line for line in (*last.values(), *counted.values())}
+    return list(kept.values())
 
 
 def _time(line: Line) -> float:

@@ -35,7 +35,7 @@ from hvdm.nets import attention
 from hvdm.recipe import Recipe
 from hvdm.run import account, resuming, stopping
 from hvdm.run.ledger import ledger, told
-from hvdm.run.steps import Steps, tell_substitutions
+from hvdm.run.steps import Steps
 from hvdm.train.loop import Session
 
 PATIENCE_S = 20.0
@@ -155,9 +155,6 @@ def _train(
 def _contents(session: Session, loader: Loader, step: int, same: Mapping[str, Any]) -> Any:
     """What a checkpoint holds besides the state of the networks."""
     config = session.config
-    tell_substitutions(session, loader, step)
-    lost = {one for of_rank in dist.all_gather(loader.substitutions()) for one in of_rank}
-    loader.remember(list(lost))
     return {
         "identity": same,
         "cursor": {"seed": config.seed, "draw": step * config.batch},

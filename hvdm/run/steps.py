@@ -8,7 +8,7 @@ from typing import Any
 from hvdm import dist
 from hvdm.checkpoint.saver import Saver
 from hvdm.config import steps_of
-from hvdm.data.loader import Loader
+from hvdm.data.loader import Loader, Substitution
 from hvdm.recipe import group_of
 from hvdm.run import stopping
 from hvdm.run.account import Account, marked
@@ -72,8 +72,10 @@ class Steps:
         return reason
 
     def _log(self, done: int, means: Mapping[str, float]) -> None:
-        tell_substitutions(self.session, self.loader, done)
-        waited = max(dist.all_gather(self.loader.take_wait() / self._meter.steps))
+        own = (self.loader.new_substitutions(), self.loader.take_wait(), self.account.own())
+        lost, waits, spent = zip(*dist.all_gather(own), strict=True)
+        tell_substitutions(self.session, self.loader, done, lost)
+        waited = max(waits) / self._meter.steps
         speed = {**self._meter.read(done), "wait_s": waited}
         self.session.report.metrics(
             step=done,
@@ -81,23 +83,29 @@ class Steps:
             samples=done * self.session.config.batch,
             **means,
             **speed,
-            spent=self.account.settle(),
+            spent=self.account.settle(spent),
         )
 
     def _save(self, done: int) -> None:
-        spent = self.account.settle()
+        own = (self.loader.new_substitutions(), self.account.own())
+        lost, spent = zip(*dist.all_gather(own), strict=True)
+        settled = self.account.settle(spent)
         with self.account.on("checkpoint"):
-            self.saver.begin(done, self.contents(done), {"spent": spent})
+            tell_substitutions(self.session, self.loader, done, lost)
+            self.saver.begin(done, self.contents(done), {"spent": settled})
 
     def finish(self) -> dict[str, float]:
         """Waits for the last save, and closes the account."""
         with self.account.on("checkpoint"):
             self.saver.finish_last()
-        return self.account.settle()
+        return self.account.settle(dist.all_gather(self.account.own()))
 
 
-def tell_substitutions(session: Session, loader: Loader, step: int) -> None:
-    """Every rank's new ones, as events of the run."""
-    for new in dist.all_gather(loader.new_substitutions()):
+def tell_substitutions(
+    session: Session, loader: Loader, step: int, lost: Sequence[Sequence[Substitution]]
+) -> None:
+    """Every rank's new ones, as events of the run; from now on all ranks know of them."""
+    for new in lost:
+        loader.remember(new)
         for one in new:
             session.report.event("substituted", step=step, **one._asdict())

@@ -12,10 +12,11 @@ import ray.exceptions
 from ray.train.torch import TorchConfig
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
-from hvdm.events import JsonLines, read_lines
+from hvdm.events import JsonLines
 from hvdm.run import stopping
 from hvdm.run.ledger import ENDS
 from launcher.workers import interfaces, stop_file
+from launcher.workers.follow import Tail
 
 _RayBackend: Any = TorchConfig().backend_cls
 LOSSES = "losses"
@@ -76,9 +77,9 @@ class Watch(WorkerGroupCallback, ControllerCallback):
         if not self._trains or stop_file.asked(run):
             return
         self._trains = False
-        asked, until = time.time(), time.monotonic() + self._patience_s
+        until, added = time.monotonic() + self._patience_s, Tail(run / "events.jsonl")
         stop_file.ask(run, stopping.RESIZED)
-        while not _stopped_since(run, asked) and time.monotonic() < until:
+        while not any(e.get("event") in ENDS for e in added.rows()) and time.monotonic() < until:
             time.sleep(0.05)
         if stop_file.asked(run) == stopping.RESIZED:
             stop_file.clear(run)
@@ -102,11 +103,6 @@ class Watch(WorkerGroupCallback, ControllerCallback):
         lines = JsonLines(Path(self._run))
         lines.event({"time": time.time(), **values})
         lines.close()
-
-
-def _stopped_since(run: Path, asked: float) -> bool:
-    lines = read_lines(run / "events.jsonl")
-    return any(e["time"] >= asked and e.get("event") in ENDS for e in lines[-20:])
 
 
 def first_cause(failures: Mapping[int, Exception]) -> tuple[int, str]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hvdm import dist
@@ -13,6 +14,7 @@ from hvdm.config import CheckpointConfig, RunConfig, Samples
 from hvdm.data.loader import Loader
 from hvdm.events import event_line, read_lines
 from hvdm.run import account as accounts
+from hvdm.run import ledger as ledgers
 from hvdm.run import run
 from hvdm.run import steps as stepping
 from hvdm.run.account import Account
@@ -42,10 +44,17 @@ def test_each_second_of_an_attempt_is_in_one_column() -> None:
             hand.at += seconds
     hand.at += 0.5
     expected = {"compute": 6.0, "data": 2.0, "checkpoint": 1.5, "idle": 0.5}
-    assert account.settle() == {"from": 1000.0, "to": 1010.0, **expected}
+    assert account.settle(dist.all_gather(account.own())) == {
+        "from": 1000.0,
+        "to": 1010.0,
+        **expected,
+    }
     with account.on("compute"):
         hand.at += 1.0
-    assert account.settle()["compute"] == 7.0 and account.settle()["to"] == 1011.0
+    assert (
+        account.settle(dist.all_gather(account.own()))["compute"] == 7.0
+        and account.settle(dist.all_gather(account.own()))["to"] == 1011.0
+    )
 
 
 def test_a_wait_within_a_step_is_not_of_the_step() -> None:
@@ -57,7 +66,7 @@ def test_a_wait_within_a_step_is_not_of_the_step() -> None:
             with account.on("checkpoint"):
                 hand.at += seconds
         hand.at += 2.0
-    spent = account.settle()
+    spent = account.settle(dist.all_gather(account.own()))
     assert (spent["compute"], spent["checkpoint"], spent["idle"]) == (5.0, 1.5, 0.0)
 
 
@@ -70,7 +79,7 @@ def slow_second_rank() -> dict[str, float]:
         hand.at += 10.0
     with account.on("compute"):
         hand.at += 4.0
-    return account.settle()
+    return account.settle(dist.all_gather(account.own()))
 
 
 def test_what_one_rank_waits_for_is_no_computing_of_the_others(two_ranks: Ranks) -> None:
@@ -89,7 +98,7 @@ def second_rank_held_up_in_the_step() -> dict[str, float]:
                 hand.at += 3.0
     with account.on("compute"):
         hand.at += 0.0 if dist.rank() else 3.0
-    return account.settle()
+    return account.settle(dist.all_gather(account.own()))
 
 
 def test_what_one_rank_is_held_up_is_checkpointing_for_all(two_ranks: Ranks) -> None:
@@ -252,3 +261,25 @@ def test_the_run_says_its_goodput_at_the_end(hand: Hand, config: RunConfig) -> N
     last = read_lines(Path(config.run) / "events.jsonl")[-1]
     assert last["event"] == "ledger" and set(last["shares"]) == set(COLUMNS)
     assert event_line(last).startswith("goodput 100.0% of 60 s wall time: compute 100.0%")
+
+
+def test_of_the_metrics_only_the_lines_that_count_are_held(monkeypatch):
+    """Whatever was lost and done again, they give what all lines give."""
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        events, metrics, now, step = [{"time": 0.0, "event": "launched"}], [], 0.0, 0
+        for _ in range(int(random.integers(1, 6))):
+            now, step = now + 1, max(0, step - int(random.integers(0, 8)))
+            kind, began = "resumed" if metrics else "started", now
+            events.append({"time": now, "event": kind, "step": step})
+            for _ in range(int(random.integers(0, 12))):
+                now, step = now + 1, step + 1
+                spent = {"from": began, "to": now, "compute": now - began}
+                spent |= dict.fromkeys(("data", "checkpoint", "idle"), 0.0)
+                metrics.append({"time": now, "step": step, "spent": spent})
+        held = ledgers._that_count(events, metrics)
+        assert len(held) <= 2 * len(events)
+        found = ledgers.ledger(events, metrics)
+        with monkeypatch.context() as whole:
+            whole.setattr(ledgers, "_that_count", lambda events, lines: list(lines))
+            assert ledgers.ledger(events, metrics) == found

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from eval.evaluate import Request, evaluate
-from eval.report.curves import chart, series
+from eval.report.curves import Curve, Curves, chart
 from eval.report.report import as_json, write_report
 from hvdm.errors import UserError
 from hvdm.events import JsonLines
@@ -106,17 +106,27 @@ def test_damaged_files_are_left_out(run):
 
 def test_a_step_that_ran_twice_counts_once():
     rows = [{"step": 1, "n/loss": 5.0}, {"step": 2, "n/loss": 4.0}, {"step": 2, "n/loss": 3.0}]
-    assert series([*rows, {"step": 3, "n/loss": float("inf")}]) == {"n/loss": [(1, 5), (2, 3)]}
+    curves = Curves()
+    list(curves.passing([*rows, {"step": 3, "n/loss": float("inf")}]))
+    found = {name: curve.shown() for name, curve in curves.by_name().items()}
+    assert found == {"n/loss": [(1, 5), (2, 3)]} and curves.furthest == 3
+
+
+def curve_of(values):
+    curve = Curve()
+    for step, value in enumerate(values):
+        curve.add(step, float(value))
+    return curve
 
 
 @pytest.mark.parametrize("values", [[1.0], [2.0, 2.0], [1e-6, 1e3], [-1.0, 0.0], [0.0, 0.0]])
 def test_charts_of_any_values(values):
-    drawn = chart("x/loss", list(enumerate(values)))
+    drawn = chart("x/loss", curve_of(values))
     assert "nan" not in drawn and "inf" not in drawn
 
 
 def test_long_curves_are_thinned_and_keep_their_end():
-    drawn = chart("x/loss", [(k, float(k)) for k in range(5000)])
+    drawn = chart("x/loss", curve_of(range(5000)))
     points = re.search(r'points="([^"]+)"', drawn).group(1).split()
     assert len(points) <= 602
     assert "<b>4999</b>" in drawn
