@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from hvdm.data.decode import CannotDecode, Frames, decode_all
-from hvdm.data.schema import Manifest, read_manifest
+from hvdm.data.fields import read_media
+from hvdm.data.schema import read_manifest
 from hvdm.data.shards import ShardReader
 from hvdm.errors import RunError
 
@@ -108,28 +109,15 @@ def _array(path: Path) -> Frames:
 
 
 @lru_cache(maxsize=2)
-def opened(path: str) -> tuple[Manifest, ShardReader]:
-    manifest = read_manifest(path)
-    return manifest, ShardReader(path, manifest)
+def opened(path: str) -> ShardReader:
+    return ShardReader(path, read_manifest(path))
 
 
-def sample(manifest: Manifest, reader: ShardReader, index: int) -> tuple[str, Frames]:
+def sample(reader: ShardReader, index: int) -> tuple[str, Frames]:
     """A sample by its number in the manifest: its name, and all of its frames."""
-    ends = np.cumsum([shard.samples for shard in manifest.shards])
-    shard = int(np.searchsorted(ends, index, side="right"))
-    inner = index - int(ends[shard]) + manifest.shards[shard].samples
-    key = f"{manifest.shards[shard].name}/{reader.key(shard, inner)}"
-    parts = reader.sample(shard, inner)
-    for suffix, data in parts.items():
-        if f".{suffix}" in FILMS:
-            return key, _decoded(data, key)
-        if f".{suffix}" in PICTURES:
-            return key, _sample_picture(data, key)
-    raise RunError(f"{key}: no video among its parts {sorted(parts)}")
-
-
-def _sample_picture(data: bytes, key: str) -> Frames:
+    shard, inner = reader.place(index)
+    key = f"{reader.manifest.shards[shard].name}/{reader.key(shard, inner)}"
     try:
-        return picture_frames(data)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise RunError(f"{key}: unreadable as a picture ({error})") from None
+        return key, read_media(reader.sample(shard, inner), strict=True, name=key)
+    except CannotDecode as error:
+        raise RunError(f"{error}; mend it or leave it away") from None

@@ -112,15 +112,15 @@ class Shards:
     path: str
 
     def identity(self) -> dict[str, Any]:
-        manifest = opened(self.path)[0]
+        manifest = opened(self.path).manifest
         return {"what": "shards", "manifest": manifest_hash(manifest), "split": manifest.split}
 
     def count(self) -> int:
-        return opened(self.path)[0].samples
+        return opened(self.path).manifest.samples
 
     def read(self, indices: tuple[int, ...], look: FrameSelection, device: str) -> Clips:
-        manifest, reader = opened(self.path)
-        return cut((sample(manifest, reader, index) for index in indices), look)
+        reader = opened(self.path)
+        return cut((sample(reader, index) for index in indices), look)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
 from hvdm import rng
 from hvdm.data.batches import collate, log_keys
 from hvdm.data.batches import micro_batch as as_micro_batch
@@ -83,7 +81,6 @@ class Loader:
         self.sources = [SplitReader(path, self._reading, i) for i, path in enumerate(weights)]
         self.mixture = Mixture(list(weights.values()), seed)
         self.orders = [_order(source, seed, lanes, window) for source in self.sources]
-        self._ends = np.cumsum([shard.samples for shard in self.manifest.shards])
         self._pool = DecoderPool(
             threads, self.options.pool, self.sources, self._folders, self._reading
         )
@@ -201,9 +198,7 @@ class Loader:
             raise UserError("samples of a mixture have no numbers; evaluate one data set")
         if not 0 <= index < len(self):
             raise UserError(f"sample {index} of {len(self)} does not exist; ask for fewer clips")
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        first = int(self._ends[shard]) - self.manifest.shards[shard].samples
-        return ReadTask(0, shard, index - first, index, False)
+        return ReadTask(0, *self.sources[0].reader.place(index), index, False)
 
     def _result(self, draw: int, future: Future[Any]) -> Row:
         row, losses = self._finished(future)

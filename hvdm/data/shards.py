@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from hvdm.data.schema import DamagedSample, Entry, Manifest, Shard, read_index, sha256_of
@@ -62,6 +63,7 @@ class ShardReader:
     ) -> None:
         self.store = open_store(folder) if isinstance(folder, str | Path) else folder
         self.manifest, self._cache = manifest, cache
+        self._ends = np.cumsum([shard.samples for shard in manifest.shards])
         if self.store.local is not None:
             check_sizes(self.store.local, manifest.shards)
         self._index = lru_cache(maxsize=INDICES_KEPT)(self._read_index)
@@ -71,6 +73,11 @@ class ShardReader:
         entries = _twice(lambda: read_index(self.store, found))
         _twice(lambda: check_end(self.store, found, entries))
         return entries
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Shard and number within it of a sample by its number in the manifest."""
+        shard = int(np.searchsorted(self._ends, number, side="right"))
+        return shard, number - int(self._ends[shard]) + self.manifest.shards[shard].samples
 
     def key(self, shard: int, index: int) -> str:
         return self._index(shard)[index].key

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hvdm.checkpoint import checkpoint, writing
-from hvdm.config import CheckpointConfig, RunConfig, Samples
+from hvdm.config import CheckpointConfig, RunConfig, Samples, renewed
 from hvdm.errors import RunError, UserError
 from hvdm.run import run
 from hvdm.train.loop import train_step
@@ -204,3 +204,12 @@ def test_the_step_function_is_the_only_one() -> None:
     )  # counts the bytes of one backward, and moves nothing
     assert sorted(found) == ["hvdm/train/engine.py", "hvdm/train/loop.py", "hvdm/train/zero.py"]
     assert train_step.__module__ == "hvdm.train.loop"
+
+
+def test_a_run_from_before_the_recipe_said_what_it_reads_goes_on() -> None:
+    data = {"path": "set", "before": 8, "flip": 0.5}
+    then = {"recipe": "hvdm.diffusion", "model": {"width": 8}, "data": data}
+    now = renewed(then)
+    assert now["model"] == {"width": 8, "before": 8}
+    assert now["data"] == {"path": "set", "flip": 0.5, "turn": 0.0}
+    assert renewed(now) == now and renewed({"imported": "x"}) == {"imported": "x"}
