@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+from torch import nn
 
 from hvdm import config as configs
 from hvdm import rng
@@ -15,6 +16,7 @@ from hvdm.data.loader import ClipSpec, Loader, ReadOptions
 from hvdm.data.order import check_groups
 from hvdm.data.store import join
 from hvdm.errors import UserError
+from hvdm.nets import blocks
 from hvdm.recipe import Clip, Given, Recipe, group_of
 from hvdm.train.ema import Ema
 from hvdm.train.engine import Engine, LocalEngine
@@ -62,6 +64,12 @@ def build_recipe(config: RunConfig, first_stage: Recipe | None = None) -> Recipe
         recipe: Recipe = module.build(model, given)
     check_recipe(config, recipe)
     return recipe
+
+
+def lay_out(config: RunConfig, nets: nn.Module) -> None:
+    """As the engine's config says their activations lie in memory."""
+    if config.engine.channels_last:
+        blocks.channels_last(nets)
 
 
 def check_recipe(config: RunConfig, recipe: Recipe) -> None:

@@ -72,6 +72,7 @@ class EngineConfig:
     threads: int = 1
     deterministic: bool = True
     tf32: bool = False
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)

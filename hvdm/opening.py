@@ -8,7 +8,7 @@ import yaml
 from torch import nn
 
 from hvdm import config as configs
-from hvdm.building import build_recipe
+from hvdm.building import build_recipe, lay_out
 from hvdm.checkpoint import checkpoint
 from hvdm.checkpoint.checkpoint import Checkpoint
 from hvdm.config import RunConfig
@@ -68,6 +68,7 @@ def open_run(
         module.load_state_dict(checkpoint.weights(found, name, averaged))
     for module in (recipe.trained, recipe.frozen):
         module.to(device).eval().requires_grad_(False)
+        lay_out(config, module)
     return Opened(run, config, recipe, recipe.trained, found)
 
 

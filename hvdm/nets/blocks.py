@@ -20,6 +20,20 @@ def run(module: nn.Module, checkpointing: bool, *inputs: Any) -> Tensor:
     return checkpoint(module, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
+def channels_last(nets: nn.Module) -> None:
+    """3D convolutions take their rows, and so give them, with the channels innermost in memory.
+
+    Weights stay as they are: the order of their elements is that of checkpoints and flat vectors.
+    """
+    for module in nets.modules():
+        if isinstance(module, nn.Conv3d):
+            module.register_forward_pre_hook(_innermost)
+
+
+def _innermost(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.contiguous(memory_format=torch.channels_last_3d) for x in given)
+
+
 class Attention(nn.Module):
     """Pre-norm multi-head attention with its residual (arXiv 1706.03762, section 3.2.2)."""
 

@@ -86,6 +86,7 @@ def _session(config: RunConfig, device: torch.device, report: Reporter) -> Sessi
     recipe = building.build_recipe(config, opening.first_stage_of(config, device))
     for nets in (recipe.trained, recipe.frozen):
         nets.to(device=device, dtype=torch.get_default_dtype())
+        building.lay_out(config, nets)
     recipe.frozen.eval().requires_grad_(False)
     _warm_start(config, recipe)
     engines = building.build_engines(config, recipe)
