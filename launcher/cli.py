@@ -8,6 +8,7 @@ from importlib import import_module
 
 from hvdm.errors import RunError, UserError, closest
 from launcher import arguments
+from launcher.progress import close_output
 from launcher.verbs.table import VERBS, Verb
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -23,6 +24,7 @@ def main(typed: Sequence[str] | None = None) -> int:
         print(f"hvdm: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
+        close_output()
         return 141
     except OSError as error:
         if error.errno not in FULL or "--traceback" in typed:

@@ -1,11 +1,14 @@
 """One line that moves where somebody watches, lines now and then where it goes to a file."""
 
+import os
 import shutil
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-from hvdm.events import duration
+from hvdm.events import Console, duration
 
 EVERY_S, MOVING_S = 10.0, 0.2
 _BAR = 20
@@ -57,3 +60,40 @@ class Progress:
             self._out.write("\r\033[K")
         self._out.write(f"{text}\n")
         self._out.flush()
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """A line that says what is being done, and ends with its seconds."""
+    print(f"{what} …", end="", flush=True)
+    began, end = time.monotonic(), ""
+    try:
+        yield
+        end = f" {time.monotonic() - began:.1f} s"
+    finally:
+        print(end, flush=True)
+
+
+class Onlooker(Console):
+    """The console as long as somebody reads it."""
+
+    def __init__(self, afterwards: str) -> None:
+        super().__init__(self._line)
+        self.gone = False
+        self._afterwards = afterwards
+
+    def _line(self, text: str) -> None:
+        if self.gone:
+            return
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            self.gone = True
+            close_output()
+            with suppress(BrokenPipeError):
+                print(f"hvdm: nobody reads this any more: {self._afterwards}", file=sys.stderr)
+
+
+def close_output() -> None:
+    """What is still to be printed goes nowhere: Python complains at its end of a broken pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

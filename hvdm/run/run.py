@@ -78,7 +78,8 @@ def train(
         identity.check_latents(config, loader)
         resuming.from_main(lambda: places.move_checkpoints(run, config.checkpoint.path))
         config = resuming.from_main(lambda: identity.with_data(config, loader))
-        session = _session(config, device, report)
+        with _timed("networks and engine", say):
+            session = _session(config, device, report)
         return _train(session, loader, run, say, sources)
 
 
@@ -134,6 +135,7 @@ def _train(
         return Outcome(first, "")
     _describe(session, run)
     _tell_start(session, found, began)
+    ready = time.monotonic()
     with checkpoint.Saver(
         run, session.engines, session.averages, config.checkpoint, session.report
     ) as saver:
@@ -145,7 +147,7 @@ def _train(
             saver,
             contents=lambda step: _contents(session, loader, step, same),
             sources=sources,
-            after_first=lambda step: _tell_recovery(session, step),
+            after_first=lambda step: _tell_recovery(session, step, ready),
         )
         last, reason = steps.run(first, run)
         spent = steps.finish()
@@ -182,7 +184,8 @@ def _prepared(config: RunConfig, say: Callable[[str], None]) -> Iterator[torch.d
     joined = dist.start(device, config.cluster.timeout_s)
     try:
         if config.engine.name == "deepspeed":
-            _prepare_deepspeed(config, device, say)
+            with _timed("DeepSpeed and its operator", say):
+                _prepare_deepspeed(config, device, say)
         yield device
     finally:
         torch.set_default_dtype(before[0])
@@ -265,6 +268,14 @@ def _lock(handle: IO[str]) -> bool:
 # What the run says of itself
 
 
+@contextmanager
+def _timed(what: str, say: Callable[[str], None]) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    if dist.is_main():
+        say(f"{what}: {time.monotonic() - began:.1f} s")
+
+
 def _describe(session: Session, run: Path) -> None:
     if dist.is_main():
         config = replace(session.config, resume=Resume("auto"))
@@ -289,10 +300,12 @@ def _tell_start(session: Session, found: checkpoint.Checkpoint | None, began: fl
     session.report.event("resumed", step=found.step, **now, **more)
 
 
-def _tell_recovery(session: Session, step: int) -> None:
-    """After the first step: how long it is since the worker was lost whose loss this made good."""
+def _tell_recovery(session: Session, step: int, ready: float) -> None:
+    """After the first step: its seconds, and those since a loss of a worker that it made good."""
     if not dist.is_main():
         return
+    took = time.monotonic() - ready
+    session.report.event("note", step=step, text=f"first batch and first step: {took:.1f} s")
     lost = account.lost_at(read_lines(Path(session.config.run) / "events.jsonl"))
     if lost is not None:
         session.report.event("recovered", step=step, seconds=round(time.time() - lost, 3))

@@ -39,6 +39,7 @@ _ALL = (
             ("init=RUN[@STEP]", "begin from another run's weights"),
             ("resume=auto|must|never|STEP", "go on from the newest; from a step; from none"),
             *_WHERE,
+            ("background=true", "trains on when nobody reads its output, as behind `| head`"),
             ("KEY=VALUE", "any key of the config, such as data.path=DIR or batch=16"),
         ),
         (

@@ -2,32 +2,40 @@
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hvdm import building, opening
 from hvdm import config as configs
-from hvdm.config import RunConfig
+from hvdm.config import ClusterConfig, RunConfig
 from hvdm.data.schema import read_manifest
 from hvdm.errors import RunError, UserError
-from hvdm.events import Console, JsonLines, Sink, read_lines
+from hvdm.events import JsonLines, Sink, read_lines
 from hvdm.run import resuming, stopping
 from hvdm.run.ledger import ENDS
+from launcher.progress import Onlooker, timed
 from launcher.workers import cluster, group, stop_file, worker
 from launcher.workers.follow import Follower
 
 STOPPED_BY_SIGNAL = 75
+STOPPING = "stopping after this step, with a checkpoint"
+Gone = Callable[[], bool]
+"""Whether nobody looks at the run any more, so that it is to stop."""
 
 
-def train(config: RunConfig) -> int:
-    """Exit code 0 when finished, 75 when a signal stopped it and the same command goes on."""
-    preflight(config)
+def train(config: RunConfig, background: bool = False) -> int:
+    """Exit code 0 when finished, 75 when a signal stopped it and the same command goes on.
+
+    The run also stops when nobody reads its output any more, unless it is in the background.
+    """
+    shown = Onlooker("it trains on" if background else STOPPING)
+    gone = (lambda: False) if background else (lambda: shown.gone)
     if config.cluster.name == "inline":
-        return _inline(config)
-    return _on_ray(config)
+        return _inline(config, shown, gone)
+    return _on_ray(config, shown, gone)
 
 
 def preflight(config: RunConfig) -> None:
@@ -38,23 +46,25 @@ def preflight(config: RunConfig) -> None:
     opening.first_stage_of(config)
 
 
-def _inline(config: RunConfig) -> int:
+def _inline(config: RunConfig, shown: Sink, gone: Gone) -> int:
     from hvdm.run import run
 
     folder = Path(config.run)
     resuming.forget_request(folder)
     with _told(config):
-        outcome = run.train(config)
+        source = lambda: stopping.ASKED if gone() else ""  # noqa: E731
+        outcome = run.train(config, [shown], [source])
     return 0 if outcome.finished else STOPPED_BY_SIGNAL
 
 
-def _on_ray(config: RunConfig) -> int:
+def _on_ray(config: RunConfig, shown: Sink, gone: Gone) -> int:
     folder = Path(config.run)
     folder.mkdir(parents=True, exist_ok=True)
     worker.taken_note(config.run)
     stop_file.clear(folder)
     config = replace(config, resume=resuming.leave_request(folder, config.resume))
-    with _told(config), cluster.session(config.cluster), _followed(folder) as shown:
+    with _told(config), _connected(config.cluster), _followed(folder, shown, gone):
+        _tell(folder, event="note", text=worker.STARTING)
         try:
             group.fit(
                 worker.train,
@@ -78,8 +88,7 @@ def _finished(run: Path) -> bool:
 
 def _ask_to_stop(folder: Path, shown: Sink) -> None:
     stop_file.ask(folder, stopping.ASKED)
-    text = "stopping after this step, with a checkpoint; a second signal stops at once"
-    shown.event({"event": "note", "text": text})
+    shown.event({"event": "note", "text": f"{STOPPING}; a second signal stops at once"})
 
 
 @contextmanager
@@ -102,20 +111,31 @@ def _tell(run: Path, **values: Any) -> None:
 
 
 @contextmanager
-def _followed(folder: Path) -> Iterator[Sink]:
-    """Shows the run's lines while workers elsewhere write them; gives where it shows them."""
-    shown = Console()
+def _connected(where: ClusterConfig) -> Iterator[None]:
+    with ExitStack() as stack:
+        with timed("starting Ray here" if where.name == "local" else "joining the Ray cluster"):
+            stack.enter_context(cluster.session(where))
+        yield
+
+
+@contextmanager
+def _followed(folder: Path, shown: Sink, gone: Gone) -> Iterator[None]:
+    """Shows the run's lines while workers elsewhere write them, and has them stop at its end."""
     follower = Follower(folder, shown)
     stop = threading.Event()
 
     def watch() -> None:
+        asked = False
         while not stop.wait(0.2):
             follower.poll()
+            if gone() and not asked:
+                asked = True
+                stop_file.ask(folder, stopping.ASKED)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield shown
+        yield
     finally:
         stop.set()
         thread.join()

@@ -9,10 +9,12 @@ from typing import Any
 
 from hvdm import config as configs
 from hvdm.errors import RunError, UserError
+from hvdm.events import read_lines
 from hvdm.run import stopping
 from launcher.workers import spares, stop_file
 
 FATAL = ".fatal.json"
+STARTING = "starting workers: their processes, torch, their process group"
 RESIZE_S = 60.0
 
 
@@ -30,6 +32,8 @@ def train(mapping: Mapping[str, Any]) -> None:
         return
     context = _context()
     os.environ["LOCAL_RANK"] = str(context.get_local_rank())
+    if context.get_world_rank() == 0:
+        _tell_arrival(folder)
     sources = [_asked(folder, context.get_world_rank()), _drained(context)]
     if config.cluster.spares:
         sources.append(spares.Spare())
@@ -42,6 +46,15 @@ def train(mapping: Mapping[str, Any]) -> None:
         time.sleep(RESIZE_S)  # until this group is taken down
     if outcome.reason not in ("", stopping.ASKED):
         raise Leaving(f"{outcome.reason}: saved step {outcome.step}, the group starts again")
+
+
+def _tell_arrival(folder: Path) -> None:
+    """Of a command's first group: how long its start took."""
+    from hvdm.run import run
+
+    for row in read_lines(folder / "events.jsonl")[-2:]:  # what Ray tells of the group is between
+        if row.get("text") == STARTING:
+            run.note(folder, (), f"workers are there: {time.time() - row['time']:.1f} s")
 
 
 class Leaving(Exception):
