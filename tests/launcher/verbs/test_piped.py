@@ -30,11 +30,11 @@ def piped(run: Path, data: Path, lines: int, *more: str) -> tuple[int, str, str]
 @pytest.mark.processes
 @pytest.mark.parametrize("where", ["inline", pytest.param("local", marks=pytest.mark.ray)])
 def test_a_run_that_nobody_reads_stops_with_a_checkpoint(
-    where: str, shapes: Path, tmp_path: Path
+    where: str, lines: int, shapes: Path, tmp_path: Path
 ) -> None:
-    code, out, err = piped(tmp_path / "run", shapes, 3, f"cluster={where}", "steps=3000")
+    code, out, err = piped(tmp_path / "run", shapes, lines, f"cluster={where}", "steps=3000")
     assert code == training.STOPPED_BY_SIGNAL, err
-    assert len(out.splitlines()) == 3 and out.startswith("reading the config")
+    assert len(out.splitlines()) == lines and out.startswith("reading the config")
     assert "Traceback" not in err and "BrokenPipe" not in err
     assert "nobody reads this any more: stopping after this step, with a checkpoint" in err
     assert 0 < checkpoint.choose(tmp_path / "run", None).step < 3000
