@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks import experiment
 from hvdm import opening
 from hvdm.ops.wavelet import SPACE_TIME, haar
-from hvdm.recipe import to_model
+from hvdm.recipe import as_batch, to_model
 
 SEEDS, STEPS = (0, 1, 2), 600
 SETTINGS = (
@@ -49,8 +49,8 @@ def measured(run: Path, data: Path, seed: int, overrides: tuple[str, ...]) -> di
     video = to_model(experiment.held_out(config))
     opened = opening.open_run(run)
     with torch.no_grad():
-        recipe: Any = opened.recipe
-        output = recipe.decode(opened.nets, recipe.encode(opened.nets, video))
+        coder: Any = opened.recipe.coder
+        output = coder.decode(opened.nets, coder.encode(opened.nets, as_batch(video)))["video"]
     parameters = sum(p.numel() for p in opened.nets.parameters())
     return {"parameters": parameters, **errors(video, output)}
 

@@ -76,7 +76,7 @@ def drawn(
     recipe: Any = opened.recipe
     wanted = asked(SampleRequest("clip", None, options), recipe.abilities)
     made = Generation(recipe, opened.nets, wanted, Noise(SEED, tuple(range(count))))
-    return recipe.decode(made.latent(0, beside, what)).clamp(-1, 1)
+    return recipe.to_video(made.latent(0, beside, what)).clamp(-1, 1)
 
 
 def apart(a: Tensor, b: Tensor) -> float:
@@ -88,7 +88,7 @@ def autoencoder(opened: opening.Opened, rows: Tensor) -> dict[str, Any]:
     """How well it reconstructs, and what overlapping tiles do where two clips meet."""
     recipe: Any = opened.recipe
     frames = recipe.clip.frames
-    latent = torch.cat([recipe.encode(part) for part in rows.split(frames, 2)], 2)
+    latent = torch.cat([recipe.to_latent(part) for part in rows.split(frames, 2)], 2)
     found: dict[str, Any] = {}
     for shared in range(0, frames // 2 + 1, 2):
         wanted = asked(SampleRequest("long", None, {"overlap": shared}), recipe.abilities)
@@ -108,8 +108,8 @@ def seam(opened: opening.Opened, rows: Tensor) -> dict[str, Any]:
     recipe: Any = opened.recipe
     frames = recipe.clip.frames
     past, coming = rows[:, :, :frames], rows[:, :, frames:]
-    last = recipe.decode(recipe.encode(past))[:, :, -1]
-    beside = recipe.encode(past)
+    last = recipe.to_video(recipe.to_latent(past))[:, :, -1]
+    beside = recipe.to_latent(past)
     told = {"told": beside, "told another's": beside.roll(1, 0), "untold": None}
     found: dict[str, Any] = {}
     for name, latent in told.items():
@@ -119,7 +119,7 @@ def seam(opened: opening.Opened, rows: Tensor) -> dict[str, Any]:
             "error_of_first_frame": apart(coming[:, :, 0], made[:, :, 0]),
             "error_of_clip": apart(coming, made),
         }
-    best = recipe.decode(recipe.encode(coming))
+    best = recipe.to_video(recipe.to_latent(coming))
     found["real, reconstructed"] = {
         "step_at_seam": apart(last, best[:, :, 0]),
         "error_of_first_frame": apart(coming[:, :, 0], best[:, :, 0]),
@@ -132,7 +132,7 @@ def image(opened: opening.Opened, rows: Tensor) -> dict[str, Any]:
     """Of how many pictures is the drawn first frame nearer to its own than to all others."""
     recipe: Any = opened.recipe
     pictures = rows[:IMAGES, :, recipe.clip.frames]
-    beside = recipe.encode(still_of(pictures, recipe.clip.frames))
+    beside = recipe.to_latent(still_of(pictures, recipe.clip.frames))
     found = {}
     for name, latent in {"told": beside, "untold": None}.items():
         first = drawn(opened, latent, "image", len(pictures))[:, :, 0]
@@ -160,7 +160,7 @@ def motion_of_pictures(opened: opening.Opened, rows: Tensor) -> dict[str, Any]:
     """The same pictures slow, medium and fast: mean strengths, and how often the order holds."""
     recipe: Any = opened.recipe
     pictures = rows[:32, :, recipe.clip.frames]
-    beside = recipe.encode(still_of(pictures, recipe.clip.frames))
+    beside = recipe.to_latent(still_of(pictures, recipe.clip.frames))
     found = {}
     for weight in (0.0, 2.0):
         strengths = torch.stack(
@@ -206,7 +206,7 @@ def long(opened: opening.Opened, rows: Tensor) -> dict[str, Any]:
                     **drift(video, recipe.clip.frames),
                 }
     real = [apart(rows[:, :, i], rows[:, :, i + 1]) for i in range(rows.shape[2] - 1)]
-    again = recipe.decode(recipe.encode(rows[:, :, : recipe.clip.frames]))
+    again = recipe.to_video(recipe.to_latent(rows[:, :, : recipe.clip.frames]))
     found["reconstructed difference of frames"] = apart(again[:, :, 1:], again[:, :, :-1])
     found["real difference of frames"] = round(sum(real) / len(real), 3)
     return found

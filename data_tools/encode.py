@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from hvdm.data.schema import (
 )
 from hvdm.data.shards import ShardReader
 from hvdm.errors import UserError
-from hvdm.recipe import Reconstructs, to_model
+from hvdm.recipe import Coder, as_batch, to_model
 
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
@@ -75,6 +75,7 @@ def encode(
     if stride is not None and stride < 1:
         raise UserError(f"stride={stride} is below 1")
     stage = stage_of(first_stage)
+    _opened(stage)
     folders = split_folders(Path(source))
     part = part_folder(out)
     ticks = part / "progress.lines"
@@ -129,8 +130,7 @@ def encode_shard(job: EncodeJob) -> Shard:
 
 def _samples(job: EncodeJob, manifest: Manifest) -> Iterator[Sample]:
     reader = ShardReader(job.source, manifest)
-    opened = _opened(job.stage)
-    spec = configs.take(ClipSpec, opened.config.data)
+    spec = configs.take(ClipSpec, _opened(job.stage)[0].config.data)
     for index in range(manifest.shards[job.number].samples):
         key, parts = reader.key(job.number, index), reader.sample(job.number, index)
         about = about_of(parts)
@@ -148,7 +148,7 @@ def _samples(job: EncodeJob, manifest: Manifest) -> Iterator[Sample]:
             }
             facts |= {"clip": key, "start": start}
             own = key if len(starts) == 1 else f"{key}-{start:04d}"
-            latent = _latent(opened, torch.from_numpy(clip)[None])
+            latent = _latent(job.stage, torch.from_numpy(clip)[None])
             yield Sample(own, {LATENT_SUFFIX: latent, "json": canonical(facts)})
 
 
@@ -157,20 +157,21 @@ def _starts(total: int, spec: ClipSpec, stride: int | None) -> list[int]:
 
 
 @lru_cache(maxsize=1)
-def _opened(stage: FrozenStage) -> opening.Opened:
+def _opened(stage: FrozenStage) -> tuple[opening.Opened, Coder]:
     """In each process once; the weights have to be those of the manifest."""
     opened = opening.open_run(f"{stage.run}@{stage.step}")
-    if not hasattr(opened.recipe, "encode"):
+    coder = opened.recipe.coder
+    if coder is None:
         raise UserError(f"first_stage={stage.run} has no encoder: name the run of an autoencoder")
-    return opened
+    return opened, coder
 
 
 @torch.no_grad()
-def _latent(opened: opening.Opened, video: Tensor) -> bytes:
+def _latent(stage: FrozenStage, video: Tensor) -> bytes:
     """One clip at a time under fixed threads, so that equal clips give equal bytes."""
+    opened, coder = _opened(stage)
     torch.set_num_threads(opened.config.engine.threads)
-    stage = cast(Reconstructs, opened.recipe)
-    latent = stage.encode(opened.nets, to_model(video))[0].float().numpy()
+    latent = coder.encode(opened.nets, as_batch(to_model(video)))[0].float().numpy()
     file = io.BytesIO()
     np.save(file, latent.astype(np.float32))
     return file.getvalue()

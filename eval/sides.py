@@ -11,8 +11,6 @@ from eval.clips.subject import (
     Reconstructions,
     Samples,
     cache_model,
-    reconstructs,
-    samples,
 )
 from eval.networks import detectors
 from eval.networks.detectors import DetectorChoice
@@ -75,10 +73,8 @@ def _run_pair(
         opened.checkpoint.manifest.get("identity", {}).get("first_stage_weights"),
     )
     cache_model(model, opened, "cpu")
-    sampled = protocol.kind != "reconstruction" and samples(
-        opened, request.what, request.steps, request.options
-    )
-    if protocol.kind == "reconstruction":
+    sampled = protocol.kind != "reconstruction" and opened.recipe.coder is None
+    if not sampled:
         _check_reconstructs(request, protocol, opened)
     generated: ClipSource = Reconstructions(model, held_out)
     if sampled:
@@ -114,14 +110,15 @@ def _run_frames(
 
 
 def _check_reconstructs(request: Request, protocol: Protocol, opened: Opened) -> None:
-    if not reconstructs(opened):
+    if opened.recipe.coder is None:
         raise UserError(
             f"protocol={protocol.full_name} needs an autoencoder, and {opened.config.recipe} does "
             "not decode what it encodes; use protocol=fvd/tf-reference@1"
         )
     if request.steps is not None:
         raise UserError(
-            f"steps={request.steps}: {protocol.full_name} samples nothing; leave it out"
+            f"steps={request.steps}: {protocol.full_name} samples nothing of {opened.run.name}; "
+            "leave it out"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,7 +11,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from hvdm.errors import UserError
     from hvdm.opening import Opened
+    from hvdm.recipe import Coder
 
 
 def load(run: str | Path, averaged: bool = True, device: str = "cpu") -> Loaded:
@@ -21,19 +24,19 @@ def load(run: str | Path, averaged: bool = True, device: str = "cpu") -> Loaded:
 
 
 @dataclass(frozen=True)
-class Coder:
+class OpenedCoder:
     """An autoencoder with its weights; video is float `B C T H W` in [-1, 1]."""
 
-    recipe: Any
+    coder: Coder
     nets: nn.ModuleDict
 
     def encode(self, video: Tensor) -> Tensor:
-        latent: Tensor = self.recipe.encode(self.nets, video)
-        return latent
+        from hvdm.recipe import as_batch
+
+        return self.coder.encode(self.nets, as_batch(video))
 
     def decode(self, latent: Tensor) -> Tensor:
-        video: Tensor = self.recipe.decode(self.nets, latent)
-        return video
+        return self.coder.decode(self.nets, latent)["video"]
 
 
 @dataclass(frozen=True)
@@ -49,25 +52,24 @@ class Loaded:
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        shape: tuple[int, ...] = self._of(self.opened.recipe, "latent_shape", "latent")
-        return shape
+        return self.autoencoder.coder.latent_shape
 
-    @property
-    def autoencoder(self) -> Coder:
+    @cached_property
+    def autoencoder(self) -> OpenedCoder:
         """The run's own, or the one that its diffusion works on."""
-        recipe: Any = self.opened.recipe
-        stage = getattr(recipe, "first_stage", None)
-        if stage is not None:
-            return Coder(stage, recipe.frozen)
-        self._of(recipe, "decode", "autoencoder")
-        return Coder(recipe, self.opened.nets)
+        coder, below = self.opened.recipe.coder, self.opened.config.first_stage
+        if coder is not None:
+            return OpenedCoder(coder, self.opened.nets)
+        if below is None:
+            raise self._without("autoencoder")
+        return load(below, device=self.device).autoencoder
 
     @property
     def denoiser(self) -> nn.Module:
         """`denoiser(noisy, step, condition)`, `B ...`, `B`, `B ...` -> `B ...`."""
         nets = self.opened.nets
         if "denoiser" not in nets:
-            self._of(None, "denoiser", "denoiser")
+            raise self._without("denoiser")
         return nets["denoiser"]
 
     def sample(
@@ -89,10 +91,8 @@ class Loaded:
         request = SampleRequest(what, steps, options or None)
         return self.opened.recipe.sample(self.opened.nets, request, noise)
 
-    def _of(self, owner: Any, name: str, what: str) -> Any:
+    def _without(self, what: str) -> UserError:
         from hvdm.errors import UserError
 
-        if not hasattr(owner, name):
-            have = ", ".join(self.opened.nets)
-            raise UserError(f"{self.opened.run} has no {what}; it has: {have}")
-        return getattr(owner, name)
+        have = ", ".join(self.opened.nets)
+        return UserError(f"{self.opened.run} has no {what}; it has: {have}")

@@ -31,7 +31,8 @@ class Batch:
 
     def pixels(self, name: str = "video") -> Tensor:
         """Colours as models take them, float `B C T H W` in [-1, 1]."""
-        return to_model(self.fields[name])
+        value = self.fields[name]
+        return value if value.is_floating_point() else to_model(value)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
         """Moves the rows; floating fields take the run's dtype, uint8 video stays as it is."""
@@ -43,6 +44,13 @@ class Batch:
 
         fields = {name: move(value) for name, value in self.fields.items()}
         return Batch(fields, self.keys, self.draws, move(self.weight))
+
+
+def as_batch(video_bcthw: Tensor) -> Batch:
+    """Videos that are float already, as rows that were read: for a coder."""
+    rows = len(video_bcthw)
+    weight = torch.ones(rows, device=video_bcthw.device)
+    return Batch({"video": video_bcthw}, ("",) * rows, (0,) * rows, weight)
 
 
 def to_model(video_bthwc: Tensor) -> Tensor:
@@ -151,16 +159,32 @@ class SampleRequest:
     progress: Callable[[float], None] | None = None
 
 
+class Coder(Protocol):
+    """An autoencoder: what later stages, `hvdm data encode` and `reconstruction@1` call."""
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]: ...
+
+    def encode(self, nets: nn.ModuleDict, batch: Batch) -> Tensor:
+        """One latent for each row."""
+        ...
+
+    def decode(self, nets: nn.ModuleDict, latent: Tensor) -> Mapping[str, Tensor]:
+        """The fields that were encoded, as the model sees them."""
+        ...
+
+
 class Recipe(Protocol):
     """A family's stage as data. `trained` get an engine each; `frozen` never move.
 
-    One that samples more than clips has `samples`: the options of each kind by its name.
+    `coder` is None where it does not decode what it encodes.
     """
 
     trained: nn.ModuleDict
     frozen: nn.ModuleDict
     averaged: tuple[str, ...]
     phases: tuple[Phase, ...]
+    coder: Coder | None
 
     def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
         """Float `B C T H W`, row i a function of draw i of the noise."""
@@ -171,13 +195,3 @@ def group_of(recipe: Recipe) -> int:
     """How many rows of consecutive draws its losses couple: 1 where it says nothing of groups."""
     group: int = getattr(recipe, "group", 1)
     return group
-
-
-class Reconstructs(Protocol):
-    """A recipe with an autoencoder: what later stages and `reconstruction@1` call."""
-
-    latent_shape: tuple[int, ...]
-
-    def encode(self, nets: nn.ModuleDict, video: Tensor) -> Tensor: ...
-
-    def decode(self, nets: nn.ModuleDict, latent: Tensor) -> Tensor: ...

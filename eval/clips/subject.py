@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import metadata
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from eval.clips.sources import Clips, FrameSelection, Shards
 from hvdm import opening
 from hvdm.errors import RunError, UserError
 from hvdm.opening import Opened
-from hvdm.recipe import Noise, Reconstructs, SampleRequest, to_model, to_pixels
+from hvdm.recipe import Noise, SampleRequest, as_batch, to_model, to_pixels
 
 SAMPLES, RECONSTRUCTIONS = "samples", "reconstructions"
 
@@ -132,9 +132,10 @@ class Reconstructions:
         if not found.videos:
             return found
         opened = open_model(self.model, device)
-        recipe = cast(Reconstructs, opened.recipe)
-        video = to_model(torch.stack(found.videos).to(device))
-        made = recipe.decode(opened.nets, recipe.encode(opened.nets, video))
+        coder = opened.recipe.coder
+        assert coder is not None
+        video = as_batch(to_model(torch.stack(found.videos).to(device)))
+        made = coder.decode(opened.nets, coder.encode(opened.nets, video))["video"]
         return generated_clips(made, found.keys, replace(look, stride=1))
 
 
@@ -164,26 +165,6 @@ def refuse_not_finite(values: Tensor | Any, keys: list[str], what: str) -> None:
                 f"{keys[row // each]}: {what} is not finite; the checkpoint may be damaged by "
                 "training, or the clip by what made it"
             )
-
-
-def reconstructs(opened: Opened) -> bool:
-    """Whether the recipe has an autoencoder of its own."""
-    return hasattr(opened.recipe, "encode") and hasattr(opened.recipe, "decode")
-
-
-def samples(opened: Opened, what: str, steps: int | None, options: Mapping[str, Any]) -> bool:
-    """Whether the recipe samples; an autoencoder says that it does not."""
-    if not reconstructs(opened):
-        return True
-    noise = Noise(0, (0,), device=next(opened.nets.parameters()).device)
-    try:
-        with torch.no_grad():
-            opened.recipe.sample(opened.nets, SampleRequest(what, steps, dict(options)), noise)
-    except UserError as error:
-        if steps is not None:
-            raise UserError(f"steps={steps}: this model samples nothing ({error})") from None
-        return False
-    return True
 
 
 def decoder_versions() -> str:

@@ -61,8 +61,9 @@ def _measured(run: Path, protocol: str) -> dict[str, Any]:
 def _reconstruction(run: Path, real: Tensor) -> Figure:
     from eval.numbers.metrics import psnr
 
-    opened = opening.open_run(run)
-    latent = torch.Size(opened.recipe.latent_shape).numel()  # type: ignore[attr-defined]
+    coder = opening.open_run(run).recipe.coder
+    assert coder is not None
+    latent = torch.Size(coder.latent_shape).numel()
     small, values = thumbnail_size(real, latent)
     ours = _measured(run, RECONSTRUCTION)["values"]["psnr"]
     theirs = float(psnr(real, thumbnails(real, small)).values.mean())

@@ -36,18 +36,26 @@ def describe(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
     config = compose.run_config(name, overrides or [])
     recipe = on_meta(config)
     counted = multiply_adds(recipe, config)
-    latent = getattr(recipe, "latent_shape", None)
+    latent = _latent_shape(config, recipe)
     return {
         "config": name,
         "recipe": config.recipe,
         "clip": [config.data.frames, config.data.height, config.data.width],
-        "latent_shape": None if latent is None else list(latent),
+        "latent_shape": latent,
         "networks": {
             net: {"parameters": parameters(module), "multiply_adds": counted[net]}
             for net, module in recipe.trained.items()
         },
         "frozen": {net: {"parameters": parameters(m)} for net, m in recipe.frozen.items()},
     }
+
+
+def _latent_shape(config: RunConfig, recipe: Recipe) -> list[int] | None:
+    """Of the recipe's own coder, or of the one that it works on."""
+    if recipe.coder is not None:
+        return list(recipe.coder.latent_shape)
+    below = first_stage_config(config)
+    return None if below is None else _latent_shape(below, on_meta(below))
 
 
 def on_meta(config: RunConfig) -> Recipe:

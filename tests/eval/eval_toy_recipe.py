@@ -10,7 +10,7 @@ from torch.nn import functional
 from hvdm.config import DataConfig
 from hvdm.data.fields import Field, video
 from hvdm.errors import UserError
-from hvdm.recipe import Clip, Given, Noise, Phase, Recipe, SampleRequest
+from hvdm.recipe import Batch, Clip, Coder, Given, Noise, Phase, Recipe, SampleRequest
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class ToyGenerator:
     """Coarse noise that drifts; its scale says how far the colours spread."""
 
     averaged: tuple[str, ...]
+    coder: Coder | None = None
 
     def __init__(self, config: Config, clip: Clip) -> None:
         self.clip = clip
@@ -53,16 +54,22 @@ class ToyGenerator:
         return functional.interpolate(coarse, size, mode="trilinear").tanh()
 
 
+class EveryOther:
+    latent_shape: tuple[int, ...] = (3, 1, 1, 1)
+
+    def encode(self, nets: nn.ModuleDict, batch: Batch) -> Tensor:
+        return functional.avg_pool3d(batch.pixels(), (1, 2, 2))
+
+    def decode(self, nets: nn.ModuleDict, latent: Tensor) -> dict[str, Tensor]:
+        return {"video": functional.interpolate(latent, scale_factor=(1, 2, 2)) * nets["net"].value}
+
+
 class ToyAutoencoder(ToyGenerator):
     """Every other pixel."""
 
-    latent_shape: tuple[int, ...] = (3, 1, 1, 1)
-
-    def encode(self, nets: nn.ModuleDict, video: Tensor) -> Tensor:
-        return functional.avg_pool3d(video, (1, 2, 2))
-
-    def decode(self, nets: nn.ModuleDict, latent: Tensor) -> Tensor:
-        return functional.interpolate(latent, scale_factor=(1, 2, 2)) * nets["net"].value
+    @property
+    def coder(self) -> Coder:
+        return EveryOther()
 
     def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
         raise UserError("an autoencoder does not sample")

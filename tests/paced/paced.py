@@ -22,6 +22,8 @@ class Config:
 class Held:
     """Regression of noise, with a step that can be held."""
 
+    coder = None
+
     def __init__(self, config: Config, clip: Clip) -> None:
         self.config, self.clip = config, clip
         body = nn.Sequential(

@@ -7,7 +7,7 @@ from torch import nn
 
 from hvdm.errors import UserError
 from hvdm.ops.wavelet import haar3d
-from hvdm.recipe import Batch, Clip, Context, Given, Noise, SampleRequest
+from hvdm.recipe import Batch, Clip, Context, Given, Noise, SampleRequest, as_batch
 from hvdm.recipes.hvdm.autoencoder import Config, build
 
 TINY = Config(
@@ -98,10 +98,10 @@ def test_parameter_counts_of_the_paper():
 def test_shapes(config, clip, latent):
     recipe = tiny(config, clip)
     video = torch.rand(2, *clip.shape) * 2 - 1
-    encoded = recipe.encode(recipe.trained, video)
-    assert recipe.latent_shape == latent == encoded.shape[1:]
+    encoded = recipe.coder.encode(recipe.trained, as_batch(video))
+    assert recipe.coder.latent_shape == latent == encoded.shape[1:]
     assert encoded.abs().max() < 1
-    decoded = recipe.decode(recipe.trained, encoded)
+    decoded = recipe.coder.decode(recipe.trained, encoded)["video"]
     assert decoded.shape == video.shape
     assert decoded.abs().max() < 1
 
@@ -121,9 +121,9 @@ def test_clip_shapes_of_the_paper_on_meta(variant, clip, latent):
     with torch.device("meta"):
         recipe = build(Config(variant=variant), Given(clip))
         video = torch.empty(1, *clip.shape)
-        encoded = recipe.encode(recipe.trained, video)
-        assert encoded.shape[1:] == recipe.latent_shape == latent
-        assert recipe.decode(recipe.trained, encoded).shape == video.shape
+        encoded = recipe.coder.encode(recipe.trained, as_batch(video))
+        assert encoded.shape[1:] == recipe.coder.latent_shape == latent
+        assert recipe.coder.decode(recipe.trained, encoded)["video"].shape == video.shape
 
 
 def wavelet_features(config, video):
@@ -183,8 +183,8 @@ def test_every_variant_trains_all_that_it_has(changes):
     loss, _ = loss_of(recipe, (0, 1))
     loss.sum().backward()
     assert [n for n, p in recipe.trained.named_parameters() if p.grad is None] == []
-    latent = recipe.encode(recipe.trained, torch.zeros(1, *CLIP.shape))
-    assert latent.shape[1:] == recipe.latent_shape
+    latent = recipe.coder.encode(recipe.trained, as_batch(torch.zeros(1, *CLIP.shape)))
+    assert latent.shape[1:] == recipe.coder.latent_shape
 
 
 def test_the_released_projection_reads_the_first_position():

@@ -149,7 +149,7 @@ def test_a_run_s_clips_begin_where_its_config_says():
     frames = batch.pixels().shape[2] // 2
     for row, video in zip(beside, batch.pixels(), strict=True):
         stills = [
-            recipe.encode(video[None, :, i : i + 1].expand(-1, -1, frames, -1, -1))[0]
+            recipe.to_latent(video[None, :, i : i + 1].expand(-1, -1, frames, -1, -1))[0]
             for i in (0, frames)
         ]
         assert any(torch.allclose(row, still, atol=1e-5) for still in stills)
@@ -167,7 +167,7 @@ def test_a_shown_row_sees_its_first_frame_standing_still():
     batch, draws = rows((0, 1), frames=4), (0, 1)
     beside, _, _ = told_in_training(recipe, batch, draws)
     still = batch.pixels()[:, :, :1].expand(-1, -1, 4, -1, -1)
-    torch.testing.assert_close(beside, recipe.encode(still))
+    torch.testing.assert_close(beside, recipe.to_latent(still))
 
 
 def test_rows_are_told_the_rank_of_their_motion_and_some_are_not():
@@ -279,8 +279,8 @@ def test_each_clip_is_told_the_one_before():
         request = SampleRequest("long", None, {"frames": 12, "overlap": 0, "fade": 0})
         video = recipe.sample(recipe.trained, request, Noise(0, (0,)))
     assert seen[:3] == [None] * 3 and len(seen) == 9
-    torch.testing.assert_close(recipe.decode(seen[3]), video[:, :, :4])
-    torch.testing.assert_close(recipe.decode(seen[6]), video[:, :, 4:8])
+    torch.testing.assert_close(recipe.to_video(seen[3]), video[:, :, :4])
+    torch.testing.assert_close(recipe.to_video(seen[6]), video[:, :, 4:8])
 
 
 def test_pixels_are_encoded_again():
@@ -324,7 +324,7 @@ def test_a_picture_is_told_as_a_clip_that_stands_still():
     ):
         video = sampled(recipe, "image", image=image[0])
     frame = to_model(image[:, None])
-    torch.testing.assert_close(seen[0][:1], recipe.encode(frame.expand(-1, -1, 4, -1, -1)))
+    torch.testing.assert_close(seen[0][:1], recipe.to_latent(frame.expand(-1, -1, 4, -1, -1)))
     assert video.shape == (2, 3, 4, 16, 16)
     one_each = sampled(recipe, "image", image=picture(count=2))
     torch.testing.assert_close(one_each[:1], video[:1])

@@ -1,12 +1,13 @@
 import dataclasses
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from hvdm.errors import UserError
-from hvdm.recipe import Batch, Clip, Context, Given, Noise, SampleRequest
+from hvdm.recipe import Batch, Clip, Context, Given, Noise, SampleRequest, as_batch
 from hvdm.recipes.hvdm import autoencoder
 from hvdm.recipes.hvdm.conditions import choose, frames_from
 from hvdm.recipes.hvdm.diffusion import Config, build
@@ -215,7 +216,7 @@ def test_a_first_stage_is_needed():
 
 def test_an_encoder_is_needed():
     with pytest.raises(UserError, match="autoencoder"):
-        build(TINY, Given(CLIP, object()))
+        build(TINY, Given(CLIP, SimpleNamespace(coder=None)))
 
 
 # What is told of the past, what is predicted, how it is sampled
@@ -255,7 +256,7 @@ def test_a_told_row_sees_the_latent_of_the_clip_before():
     seen = []
     recipe.trained["denoiser"].register_forward_pre_hook(lambda _, given: seen.append(given[2]))
     recipe.phases[0].loss(batch, Context(0, (0, 1), "p"))
-    past = recipe.encode(batch.pixels()[:, :, :4])
+    past = recipe.to_latent(batch.pixels()[:, :, :4])
     torch.testing.assert_close(seen[0][0], past[0])
     assert not seen[0][1].any()
 
@@ -272,7 +273,7 @@ def test_v_prediction_starts_at_the_size_of_v():
     context = Context(0, draws, "denoiser")
     eps, t = context.randn(recipe.latent_shape, "eps"), context.randint(1000, "t")
     kept = recipe.alpha_bar[t].reshape(-1, 1, 1, 1, 1).float()
-    v = kept.sqrt() * eps - (1 - kept).sqrt() * recipe.encode(rows(draws).pixels())
+    v = kept.sqrt() * eps - (1 - kept).sqrt() * recipe.to_latent(rows(draws).pixels())
     torch.testing.assert_close(losses, v.square().mean((1, 2, 3, 4)))
 
 
@@ -300,10 +301,10 @@ def test_guidance_is_the_formula():
 def test_the_latent_s_scale_is_undone():
     recipe = tiny(dataclasses.replace(TINY, latent_scale=2.0))
     video = rows((0,)).pixels()
-    plain = recipe.first_stage.encode(recipe.frozen, video)
-    torch.testing.assert_close(recipe.encode(video), 2 * plain)
-    decoded = recipe.first_stage.decode(recipe.frozen, plain)
-    torch.testing.assert_close(recipe.decode(2 * plain), decoded)
+    plain = recipe.below.encode(recipe.frozen, as_batch(video))
+    torch.testing.assert_close(recipe.to_latent(video), 2 * plain)
+    decoded = recipe.below.decode(recipe.frozen, plain)["video"]
+    torch.testing.assert_close(recipe.to_video(2 * plain), decoded)
 
 
 def test_attention_sits_on_the_two_coarsest_levels():

@@ -11,6 +11,7 @@ from hvdm import building, opening
 from hvdm import config as configs
 from hvdm.checkpoint import checkpoint
 from hvdm.errors import UserError
+from hvdm.recipe import as_batch
 from launcher import compose
 
 
@@ -37,7 +38,7 @@ def test_an_autoencoder_run(runs):
     video = torch.rand(1, 3, 8, 32, 32) * 2 - 1
     latent = loaded.autoencoder.encode(video)
     assert latent.shape[1:] == loaded.latent_shape
-    expected = recipes["ae"].encode(recipes["ae"].trained, video)
+    expected = recipes["ae"].coder.encode(recipes["ae"].trained, as_batch(video))
     torch.testing.assert_close(latent, expected)
     assert loaded.autoencoder.decode(latent).shape == video.shape
     with pytest.raises(UserError, match="has no denoiser; it has: autoencoder"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hvdm.errors import UserError
-from hvdm.recipe import Batch, Clip, Context, Given
+from hvdm.recipe import Batch, Clip, Context, Given, as_batch
 from hvdm.recipes.hvdm import diffusion
 from hvdm.recipes.hvdm.critics import feature_distance, hinge, says_real
 from hvdm.recipes.hvdm.pvdm_autoencoder import Config, build
@@ -63,7 +63,7 @@ def test_parameter_counts_of_its_diffusion(width, parameters):
     with torch.device("meta"):
         stage = build(Config(), Given(clip))
         recipe = diffusion.build(diffusion.Config(width=width), Given(clip, stage))
-    assert recipe.latent_shape == (4, 2048)
+    assert recipe.coder.latent_shape == (4, 2048)
     assert count(recipe.trained["denoiser"]) == parameters
 
 
@@ -80,9 +80,9 @@ def test_parameter_counts_of_its_diffusion(width, parameters):
 def test_shapes_at_the_paper_s_patch(clip, positions):
     with torch.device("meta"):
         recipe = build(dataclasses.replace(TINY, patch=8), Given(clip))
-        latent = recipe.encode(recipe.trained, torch.empty(1, *clip.shape))
-        assert latent.shape[1:] == recipe.latent_shape == (4, positions)
-        assert recipe.decode(recipe.trained, latent).shape == (1, *clip.shape)
+        latent = recipe.coder.encode(recipe.trained, as_batch(torch.empty(1, *clip.shape)))
+        assert latent.shape[1:] == recipe.coder.latent_shape == (4, positions)
+        assert recipe.coder.decode(recipe.trained, latent)["video"].shape == (1, *clip.shape)
 
 
 def test_the_first_stage_trains_the_autoencoder_alone():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hvdm.recipe import Clip, Given
+from hvdm.recipe import Clip, Given, as_batch
 from hvdm.recipes.hvdm import autoencoder, diffusion, pvdm_autoencoder, released
 from tests.recipes.plain_released import Plain
 
@@ -30,7 +30,7 @@ def stage(family, sizes=None, clip=CLIP):
 
 def on_top(below, **changes):
     config = dataclasses.replace(diffusion.Config(variant="released"), **changes)
-    return diffusion.build(config, Given(below.clip, below))
+    return diffusion.build(config, Given(below.coder.clip, below))
 
 
 def listed(name):
@@ -105,8 +105,8 @@ def test_autoencoders_are_the_formulas_at_256(family, sizes):
     plain = filled(recipe.trained["autoencoder"], recipe.config)
     video = torch.rand(1, *CLIP.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.no_grad():
-        latent = recipe.encode(recipe.trained, video)
-        output = recipe.decode(recipe.trained, latent)
+        latent = recipe.coder.encode(recipe.trained, as_batch(video))
+        output = recipe.coder.decode(recipe.trained, latent)["video"]
     if family == "hvdm":
         close(latent, plain.hvdm_encode(video[0].double()))
         close(output, plain.hvdm_decode(latent[0].double()))
@@ -124,7 +124,7 @@ def test_denoisers_are_the_formulas_at_256(family, sizes):
     plain = filled(net, recipe.config)
     source = torch.Generator().manual_seed(2)
     noisy, condition = torch.randn(2, 1, *recipe.latent_shape, generator=source)
-    shapes = getattr(below, "plane_shapes", None)
+    shapes = below.coder.planes
     with torch.no_grad():
         told = net(noisy, torch.tensor([431]), condition)
         free = net(noisy, torch.tensor([431]))

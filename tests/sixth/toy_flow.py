@@ -30,6 +30,8 @@ class Velocity(nn.Module):
 
 
 class Flow:
+    coder = None
+
     def __init__(self, config: Config, clip: Clip) -> None:
         self.config, self.clip = config, clip
         self.trained = nn.ModuleDict({"velocity": Velocity(clip, config.width)})

@@ -98,6 +98,8 @@ class Critic(nn.Module):
 
 
 class Adversarial:
+    coder = None
+
     def __init__(self, config: Config, clip: Clip) -> None:
         self.config, self.clip = config, clip
         self.trained = nn.ModuleDict(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hvdm.config import DataConfig
 from hvdm.data.fields import Field, video
 from hvdm.errors import UserError
-from hvdm.recipe import Batch, Clip, Context, Given, Logs, Phase, Recipe
+from hvdm.recipe import Batch, Clip, Coder, Context, Given, Logs, Phase, Recipe
 from hvdm.recipes.hvdm import triplane
 from hvdm.recipes.hvdm.networks import (
     Autoencoder,
@@ -19,7 +19,13 @@ from hvdm.recipes.hvdm.networks import (
     WaveletEncoder,
     joint,
 )
-from hvdm.recipes.hvdm.reconstruction import Reconstruction, bands_of, distances, one_frame
+from hvdm.recipes.hvdm.reconstruction import (
+    ClipCoder,
+    Reconstruction,
+    bands_of,
+    distances,
+    one_frame,
+)
 from hvdm.recipes.hvdm.triplane import TriplaneConfig
 
 
@@ -120,11 +126,11 @@ class AutoencoderRecipe(Reconstruction):
 
     def __init__(self, config: Config, clip: Clip) -> None:
         self.config = config
-        self.clip = clip
         self.trained = nn.ModuleDict({"autoencoder": _autoencoder(config, clip)})
         self.frozen = nn.ModuleDict({"perceptual": triplane.distance(config, clip)})
         self.phases: tuple[Phase, ...] = (Phase("autoencoder", self.loss),)
-        self.latent_shape: tuple[int, ...] = (config.latent_channels, *triplane.axes(config, clip))
+        shape = (config.latent_channels, *triplane.axes(config, clip))
+        self.coder: Coder | None = ClipCoder(clip, shape)
 
     def loss(self, batch: Batch, context: Context) -> tuple[Tensor, Logs]:
         """w_p |dx| + w_w mean over bands of |dW| + w_f perceptual; each term is a mean."""

@@ -5,7 +5,7 @@ On HVDM's latent, a volume, works a 3D U-Net; on PVDM's, three planes, a 2D one.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from hvdm.ops.schedule import alpha_bars, eps_from_v, q_sample, sqrt_linear_beta
 from hvdm.recipe import (
     Batch,
     Clip,
+    Coder,
     Context,
     Given,
     Logs,
@@ -25,6 +26,7 @@ from hvdm.recipe import (
     Phase,
     Recipe,
     SampleRequest,
+    as_batch,
 )
 from hvdm.recipes.hvdm.conditions import (
     Conditions,
@@ -34,8 +36,9 @@ from hvdm.recipes.hvdm.conditions import (
     still_of,
 )
 from hvdm.recipes.hvdm.generation import Generation, Predict
-from hvdm.recipes.hvdm.latents import FirstStage, Memory, check_clip, check_levels, plane_shapes
+from hvdm.recipes.hvdm.latents import Memory, check_clip, check_levels
 from hvdm.recipes.hvdm.plane_unet import PlaneUNet
+from hvdm.recipes.hvdm.reconstruction import ClipCoder
 from hvdm.recipes.hvdm.requests import KINDS, Abilities, asked
 from hvdm.recipes.hvdm.unet import UNet
 
@@ -83,14 +86,16 @@ def build(config: Config, given: Given) -> Recipe:
     first_stage = given.first_stage
     if first_stage is None:
         raise UserError("first_stage is not set: this model needs the run of an autoencoder")
-    if not hasattr(first_stage, "latent_shape") or not hasattr(first_stage, "clip"):
-        raise UserError("first_stage is a run without an encoder: name the run of an autoencoder")
-    stage = cast(FirstStage, first_stage)
+    coder = first_stage.coder
+    if not isinstance(coder, ClipCoder):
+        raise UserError(
+            "first_stage is a run without an encoder of clips: name the run of an autoencoder"
+        )
     _check_numbers(config)
     _check_past(config, given.clip)
-    check_clip(given.clip, stage.clip)
-    check_levels(config.multipliers, stage)
-    return DiffusionRecipe(config, stage, given.from_data)
+    check_clip(given.clip, coder.clip)
+    check_levels(config.multipliers, coder)
+    return DiffusionRecipe(config, coder, first_stage.trained, given.from_data)
 
 
 def from_data(
@@ -153,10 +158,10 @@ def _check_past(config: Config, clip: Clip) -> None:
         )
 
 
-def _denoiser(config: Config, stage: FirstStage) -> nn.Module:
-    planes, channels = plane_shapes(stage), stage.latent_shape[0]
+def _denoiser(config: Config, coder: ClipCoder) -> nn.Module:
+    planes, channels = coder.planes, coder.latent_shape[0]
     sizes = (config.width, config.multipliers, config.blocks)
-    positions = torch.Size(stage.latent_shape[1:]).numel()
+    positions = torch.Size(coder.latent_shape[1:]).numel()
     kept = (channels, positions) if config.variant == "released" else None
     checkpointing = config.activation_checkpointing
     told = (config.motion != "none", config.labels)
@@ -170,31 +175,35 @@ class DiffusionRecipe:
     """Mean squared error on what the network predicts (DDPM, arXiv 2006.11239, eq. 14)."""
 
     averaged: tuple[str, ...] = ("denoiser",)
-
+    coder: Coder | None = None
     samples = KINDS
 
     def __init__(
-        self, config: Config, first_stage: FirstStage, from_data: Mapping[str, Any] | None = None
+        self,
+        config: Config,
+        below: ClipCoder,
+        nets: nn.ModuleDict,
+        from_data: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = config
-        self.first_stage = first_stage
-        self.clip = first_stage.clip
-        self.latent_shape = first_stage.latent_shape
+        self.below = below
+        self.clip = below.clip
+        self.latent_shape = below.latent_shape
         found = from_data or {}
         self.motion_levels = tuple(found.get("motion_levels", ()))
         self.has_past: bool = config.conditional > 0 and found.get("past", True)
         self.bound = config.latent_scale
         self.alpha_bar = alpha_bars(sqrt_linear_betas(TRAINED_STEPS))
-        self.trained = nn.ModuleDict({"denoiser": _denoiser(config, first_stage)})
-        self.frozen = nn.ModuleDict(dict(first_stage.trained.items()))
+        self.trained = nn.ModuleDict({"denoiser": _denoiser(config, below)})
+        self.frozen = nn.ModuleDict(dict(nets.items()))
         self.frozen.requires_grad_(False).eval()
         self.phases: tuple[Phase, ...] = (Phase("denoiser", self.loss),)
         remembering = config.remember > 0
-        self._encoded = Memory(self.encode, config.remember) if remembering else self.encode
+        self._encoded = Memory(self.to_latent, config.remember) if remembering else self.to_latent
 
     @property
     def in_planes(self) -> bool:
-        return plane_shapes(self.first_stage) is not None
+        return self.below.planes is not None
 
     # Training
 
@@ -248,10 +257,11 @@ class DiffusionRecipe:
         return Conditions(motion=level, label=kind)
 
     @torch.no_grad()
-    def encode(self, video: Tensor) -> Tensor:
+    def to_latent(self, video: Tensor) -> Tensor:
         """`B C T H W` -> what the diffusion works on."""
         # under autocast the encoder answers in bf16; the noise is to be added in the video's dtype
-        return self.first_stage.encode(self.frozen, video).to(video) * self.config.latent_scale
+        latent = self.below.encode(self.frozen, as_batch(video))
+        return latent.to(video) * self.config.latent_scale
 
     # Sampling
 
@@ -287,8 +297,8 @@ class DiffusionRecipe:
 
         return eps
 
-    def decode(self, latent: Tensor) -> Tensor:
-        return self.first_stage.decode(self.frozen, latent / self.config.latent_scale)
+    def to_video(self, latent: Tensor) -> Tensor:
+        return self.below.decode(self.frozen, latent / self.config.latent_scale)["video"]
 
 
 def _rows(chosen: Tensor, like: Tensor) -> Tensor:

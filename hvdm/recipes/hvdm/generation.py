@@ -31,9 +31,9 @@ class Model(Protocol):
 
     def predict(self, nets: nn.ModuleDict) -> Predict: ...
 
-    def encode(self, video: Tensor) -> Tensor: ...
+    def to_latent(self, video: Tensor) -> Tensor: ...
 
-    def decode(self, latent: Tensor) -> Tensor: ...
+    def to_video(self, latent: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Generation:
         """`B C T H W`."""
         pieces = self.pieces()
         if self.model.in_planes:
-            video = torch.cat([self.model.decode(piece) for piece in pieces], 2)
+            video = torch.cat([self.model.to_video(piece) for piece in pieces], 2)
         else:
             video = self.decode(joined(pieces, self.asked.fade, self.model.bound))
         return video[:, :, : self.asked.frames]
@@ -113,7 +113,7 @@ class Generation:
             pieces.append(self.latent(number, beside, what))
             beside, what = pieces[-1], "past"
             if self.asked.reuse == "pixels" and number + 1 < self.count:
-                beside = self.model.encode(self.model.decode(beside).clamp(-1, 1))
+                beside = self.model.to_latent(self.model.to_video(beside).clamp(-1, 1))
         return pieces
 
     @property
@@ -190,7 +190,7 @@ class Generation:
                 f"{clip.height}x{clip.width}; give one of the clips' size"
             )
         frame = to_model(image[:, None])[:, :, 0].to(self.noise.device)
-        latent = self.model.encode(still_of(frame, clip.frames))
+        latent = self.model.to_latent(still_of(frame, clip.frames))
         return latent.expand(rows, *[-1] * (latent.ndim - 1))
 
     def decode(self, latent: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ class Generation:
         shared = [side // 4 for side in tile]
         if self.asked.overlap is not None:
             shared[0] = self.asked.overlap
-        return tiled(self.model.decode, latent, tile, shared)
+        return tiled(self.model.to_video, latent, tile, shared)
 
     def _ticking(self, denoise: Denoise) -> Denoise:
         """Tells how far it is at every step."""

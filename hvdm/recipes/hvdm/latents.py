@@ -2,20 +2,14 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from hvdm.errors import UserError
-from hvdm.recipe import Clip, Recipe, Reconstructs
-
-
-class FirstStage(Recipe, Reconstructs, Protocol):
-    """What this stage builds on: a recipe that encodes and decodes clips of its own shape."""
-
-    clip: Clip
+from hvdm.recipe import Clip
+from hvdm.recipes.hvdm.reconstruction import ClipCoder
 
 
 class Memory:
@@ -56,9 +50,9 @@ def check_clip(clip: Clip, trained: Clip) -> None:
             )
 
 
-def check_levels(multipliers: Sequence[int], stage: FirstStage) -> None:
+def check_levels(multipliers: Sequence[int], coder: ClipCoder) -> None:
     unit = 2 ** (len(multipliers) - 1)
-    for name, side in _halved_sides(stage).items():
+    for name, side in _halved_sides(coder).items():
         if side % unit:
             raise UserError(
                 f"data.{name} gives a latent {name} of {side}, which {len(multipliers)} "
@@ -66,13 +60,8 @@ def check_levels(multipliers: Sequence[int], stage: FirstStage) -> None:
             )
 
 
-def _halved_sides(stage: FirstStage) -> dict[str, int]:
-    planes = plane_shapes(stage)
-    if planes is None:
-        return {"height": stage.latent_shape[-2], "width": stage.latent_shape[-1]}
-    (height, width), (frames, _), _ = planes
+def _halved_sides(coder: ClipCoder) -> dict[str, int]:
+    if coder.planes is None:
+        return {"height": coder.latent_shape[-2], "width": coder.latent_shape[-1]}
+    (height, width), (frames, _), _ = coder.planes
     return {"height": height, "width": width, "frames": frames}
-
-
-def plane_shapes(stage: FirstStage) -> tuple[tuple[int, int], ...] | None:
-    return getattr(stage, "plane_shapes", None)

@@ -9,11 +9,11 @@ from hvdm.config import DataConfig
 from hvdm.data.fields import Field, video
 from hvdm.errors import UserError
 from hvdm.ops.triplane import flat, planes_of
-from hvdm.recipe import Batch, Clip, Context, Given, Logs, Phase, Recipe
+from hvdm.recipe import Batch, Clip, Coder, Context, Given, Logs, Phase, Recipe
 from hvdm.recipes.hvdm import triplane
 from hvdm.recipes.hvdm.critics import ClipCritic, FrameCritic, feature_distance, hinge, says_real
 from hvdm.recipes.hvdm.networks import Autoencoder, Pixels, TriplaneBranch, volume_of
-from hvdm.recipes.hvdm.reconstruction import Reconstruction, distances, one_frame
+from hvdm.recipes.hvdm.reconstruction import ClipCoder, Reconstruction, distances, one_frame
 from hvdm.recipes.hvdm.triplane import TriplaneConfig
 
 
@@ -100,9 +100,10 @@ class AutoencoderRecipe(Reconstruction):
         self.config = config
         self.clip = clip
         t, h, w = triplane.axes(config, clip)
-        self.plane_shapes = ((h, w), (t, w), (t, h))
-        self.latent_shape: tuple[int, ...] = (config.latent_channels, h * w + t * w + t * h)
-        nets = {"autoencoder": _autoencoder(config, clip, self.plane_shapes)}
+        planes = ((h, w), (t, w), (t, h))
+        shape = (config.latent_channels, h * w + t * w + t * h)
+        self.coder: Coder | None = ClipCoder(clip, shape, planes)
+        nets = {"autoencoder": _autoencoder(config, clip, planes)}
         self.trained = nn.ModuleDict({**nets, **self._critics()})
         self.untrained_at_start: tuple[str, ...] = tuple(n for n in self.trained if n not in nets)
         self.frozen = nn.ModuleDict({"perceptual": triplane.distance(config, clip)})

@@ -1,28 +1,37 @@
-"""What both autoencoders of the family share: encode, decode, and distances of one value a row."""
+"""What both autoencoders of the family share: their coder, and distances of one value a row."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from hvdm.errors import UserError
 from hvdm.ops.wavelet import SPACE, SPACE_TIME, haar
-from hvdm.recipe import Noise, SampleRequest
+from hvdm.recipe import Batch, Clip, Noise, SampleRequest
 from hvdm.recipes.hvdm.networks import Autoencoder
 
 
-class Reconstruction:
-    """Encoding and decoding with the network `autoencoder`."""
+@dataclass(frozen=True)
+class ClipCoder:
+    """Coding with the network `autoencoder`; `planes` are the sides of a latent of three planes."""
 
-    def encode(self, nets: nn.ModuleDict, video: Tensor) -> Tensor:
-        """`B C T H W` -> the latent, in (-1, 1)."""
-        latent: Tensor = _of(nets).encoder(video)
+    clip: Clip
+    latent_shape: tuple[int, ...]
+    planes: tuple[tuple[int, int], ...] | None = None
+
+    def encode(self, nets: nn.ModuleDict, batch: Batch) -> Tensor:
+        """The latent, in (-1, 1)."""
+        latent: Tensor = _of(nets).encoder(batch.pixels())
         return latent
 
-    def decode(self, nets: nn.ModuleDict, latent: Tensor) -> Tensor:
-        """The latent -> `B C T H W` in (-1, 1)."""
-        video: Tensor = _of(nets).decoder(latent)
-        return video
+    def decode(self, nets: nn.ModuleDict, latent: Tensor) -> Mapping[str, Tensor]:
+        """The video, `B C T H W` in (-1, 1)."""
+        return {"video": _of(nets).decoder(latent)}
+
+
+class Reconstruction:
+    """It decodes what it encodes, and samples nothing."""
 
     def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
         raise UserError(

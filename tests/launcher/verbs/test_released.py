@@ -72,7 +72,7 @@ def test_both_files_make_a_run_that_samples(imported, files):
     latent = torch.zeros(1, *opened.recipe.latent_shape)
     answer = opened.nets["denoiser"](latent, torch.tensor([3]))
     assert answer.shape == latent.shape
-    assert opened.recipe.decode(latent).shape == (1, 3, 4, 64, 64)
+    assert opened.recipe.to_video(latent).shape == (1, 3, 4, 64, 64)
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])

@@ -335,3 +335,22 @@ def test_from_python(run):
     image = torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8)
     video = loaded.sample(2, what="long", frames=6, image=image, motion="slow")
     assert video.shape == (2, 3, 6, SIDE, SIDE)
+
+
+# What a diffusion run is not
+
+
+@pytest.mark.parametrize(
+    "typed, said",
+    [
+        (["evaluate", "protocol=reconstruction@1", "run="], "needs an autoencoder"),
+        (["data", "encode", "path={shapes}", "out={out}", "first_stage="], "has no encoder"),
+    ],
+)
+def test_a_diffusion_run_has_no_autoencoder(run, shapes, tmp_path, capsys, typed, said):
+    out = tmp_path / "latents"
+    typed = [word.format(shapes=shapes, out=out) for word in typed]
+    assert main([*typed[:-1], f"{typed[-1]}{run}", "cluster=inline"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error and len(error.splitlines()) == 1, error
+    assert not out.exists()
