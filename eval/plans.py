@@ -8,7 +8,7 @@ from typing import Any
 from eval.blocks.extract import Extraction
 from eval.blocks.tasks import BlockJob
 from eval.clips.sources import ClipFolder, FrameSelection, Function
-from eval.clips.subject import SAMPLES, Reconstructions, Samples, decoder_versions
+from eval.clips.subject import Reconstructions, Samples, decoder_versions
 from eval.networks import detectors, lpips_distance, weights
 from eval.networks.detectors import DetectorChoice
 from eval.protocol.protocol import Protocol, find, fingerprint
@@ -226,13 +226,13 @@ def _made(pair: Pair, request: Request) -> dict[str, Any]:
     if pair.what == FOLDER:
         seed = request.seed if isinstance(pair.generated, Function) else None
         return {"what": pair.what, "seed": seed, "steps": None}
-    sampled = pair.what == SAMPLES
+    made = pair.generated if isinstance(pair.generated, Samples) else None
     return {
         "what": pair.what,
-        "seed": request.seed if sampled else None,
-        "steps": request.steps if sampled else None,
-        "sampled": request.what if sampled else None,
-        "options": dict(request.options) if sampled else None,
+        "seed": made and made.seed,
+        "steps": made and made.steps,
+        "sampled": made and made.what,
+        "options": made and dict(made.options),
     }
 
 

@@ -16,11 +16,14 @@ from eval.networks import detectors
 from eval.networks.detectors import DetectorChoice
 from eval.protocol.protocol import Protocol, frames_of
 from eval.protocol.request import Request
+from hvdm import sampling
 from hvdm.checkpoint.checkpoint import Checkpoint
 from hvdm.errors import UserError
 from hvdm.opening import Opened
 
 FOLDER = "clips"
+LOOKED_AT = ("film", "images")
+"""Media that detectors can see; an image is a clip of one frame."""
 
 
 @dataclass(frozen=True)
@@ -73,35 +76,57 @@ def _run_pair(
         opened.checkpoint.manifest.get("identity", {}).get("first_stage_weights"),
     )
     cache_model(model, opened, "cpu")
-    sampled = protocol.kind != "reconstruction" and opened.recipe.coder is None
-    if not sampled:
-        _check_reconstructs(request, protocol, opened)
+    if request.size is not None:
+        raise UserError("size= goes with generated=: a run's clips have the size that it makes")
     generated: ClipSource = Reconstructions(model, held_out)
-    if sampled:
-        generated = Samples(model, request.seed, request.steps, request.what, request.options)
-    length = None if protocol.window or request.what != "clip" else data.frames
+    what = None
+    if protocol.kind != "reconstruction" and opened.recipe.samples:
+        what = _kind(request, protocol, opened)
+        generated = Samples(model, request.seed, request.steps, what, request.options)
+    else:
+        _check_reconstructs(request, protocol, opened)
     return Pair(
         None if protocol.kind == "inception" else real or held_out,
         generated,
-        SAMPLES if sampled else RECONSTRUCTIONS,
+        SAMPLES if what else RECONSTRUCTIONS,
         request.stride or data.stride,
         (data.height, data.width),
-        _run_frames(request, protocol, opened, length),
+        _run_frames(request, protocol, opened, what),
         opened.config.engine.threads,
     )
 
 
+def _kind(request: Request, protocol: Protocol, opened: Opened) -> str:
+    """What is sampled: the protocol's kind, the one that was asked for, or the recipe's first."""
+    if protocol.what and request.what not in (None, protocol.what):
+        raise UserError(f"what={request.what}: {protocol.full_name} samples what={protocol.what}")
+    asked = sampling.ask(
+        opened.recipe, protocol.what or request.what, request.steps, request.options
+    ).what
+    medium = opened.recipe.samples[asked].medium
+    if medium not in LOOKED_AT:
+        raise UserError(
+            f"what={asked} gives {medium}, and {protocol.full_name} looks at "
+            f"{' and '.join(LOOKED_AT)}; choose another what="
+        )
+    return asked
+
+
 def _run_frames(
-    request: Request, protocol: Protocol, opened: Opened, length: int | None
+    request: Request, protocol: Protocol, opened: Opened, what: str | None
 ) -> int | None:
+    kinds, own = opened.recipe.samples, opened.config.data.frames
+    usual = what is None or what == next(iter(kinds))
+    if what and kinds[what].medium == "images":
+        own = 1
+    length = own if (usual or own == 1) and not protocol.window else None
     frames = frames_of(protocol, request.frames, length)
-    own = opened.config.data.frames
     if length is not None and frames is not None and frames > own:
         raise UserError(
             f"protocol={protocol.full_name} is for clips with data.frames={frames}, and "
             f"{opened.run} has {own}"
         )
-    if protocol.window and request.what == "clip" and own < protocol.window[0]:
+    if protocol.window and usual and own < protocol.window[0]:
         raise UserError(
             f"protocol={protocol.full_name} looks through windows of {protocol.window[0]} frames, "
             f"and the clips of {opened.run} have {own}"

@@ -77,19 +77,19 @@ class Loaded:
         count: int = 1,
         seed: int = 0,
         steps: int | None = None,
-        what: str = "clip",
+        what: str | None = None,
         **options: Any,
-    ) -> Tensor:
-        """Videos, float `B C T H W`; video i is a function of the seed and of i.
+    ) -> Any:
+        """Videos, float `B C T H W`, or what the kind gives; each is a function of the seed and
+        of its number.
 
         `what` and `options` are those of `hvdm sample`; an image is uint8 `H W 3`, of the clips'
         size.
         """
-        from hvdm.recipe import Noise, SampleRequest
+        from hvdm import sampling
 
-        noise = Noise(seed, tuple(range(count)), device=self.device)
-        request = SampleRequest(what, steps, options or None)
-        return self.opened.recipe.sample(self.opened.nets, request, noise)
+        request = sampling.ask(self.opened.recipe, what, steps, options)
+        return sampling.draw(self.opened, request, seed, tuple(range(count)))
 
     def _without(self, what: str) -> UserError:
         from hvdm.errors import UserError

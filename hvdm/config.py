@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hvdm.errors import UserError, closest
+from hvdm.options import key_of
 
 Samples = NewType("Samples", int)
 """A duration. People think in samples, so a change of batch size moves no schedule."""
@@ -239,7 +240,7 @@ _LATER = {"turn": 0.0}
 def parse(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
     """A frozen dataclass from a mapping; a wrong key or value is named with its way out."""
     hints = get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {key_of(f): f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in mapping:
         if key not in fields:
             known = [_join(where, name) for name in fields]
@@ -249,8 +250,12 @@ def parse(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
     for name, f in fields.items():
         required = f.default is f.default_factory is dataclasses.MISSING
         if required and name not in mapping:
-            raise UserError(f"{_join(where, name)} is missing; expected {_name(hints[name])}")
-    values = {key: _convert(hints[key], value, _join(where, key)) for key, value in mapping.items()}
+            raise UserError(f"{_join(where, name)} is missing; expected {_name(hints[f.name])}")
+    values = {}
+    for key, value in mapping.items():
+        f, whole = fields[key], _join(where, key)
+        read = f.metadata.get("read")
+        values[f.name] = read(whole, value) if read else _convert(hints[f.name], value, whole)
     return cls(**values)
 
 

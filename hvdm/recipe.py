@@ -6,7 +6,7 @@ Inside a model, video is float `B C T H W` in [-1, 1]; a reader hands over `uint
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NewType, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -146,16 +146,38 @@ class Given:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
+Picture = NewType("Picture", Tensor)
+"""An option that is typed as a file and comes as pixels of the run's size, uint8 `H W 3`."""
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Of a kind of sample that is always the same."""
+
+
+@dataclass(frozen=True)
+class SampleKind:
+    """Something that a recipe samples.
+
+    `options` is a dataclass of `hvdm.options.option` fields; `medium` says what comes, and how it
+    is written: film, images, depth, spectrum, mesh or page (hvdm/media/writers.py).
+    """
+
+    about: str
+    options: type = NoOptions
+    medium: str = "film"
+
+
 @dataclass(frozen=True)
 class SampleRequest:
-    """What to sample. `options` are the verb's, checked by the recipe.
+    """What to sample. `options` is an instance of the kind's, or None for its defaults.
 
     `progress` is told, as sampling goes on, which share of it is done.
     """
 
     what: str = "clip"
     steps: int | None = None
-    options: Mapping[str, Any] | None = None
+    options: Any = None
     progress: Callable[[float], None] | None = None
 
 
@@ -177,7 +199,8 @@ class Coder(Protocol):
 class Recipe(Protocol):
     """A family's stage as data. `trained` get an engine each; `frozen` never move.
 
-    `coder` is None where it does not decode what it encodes.
+    `coder` is None where it does not decode what it encodes; `samples` is empty where it samples
+    nothing.
     """
 
     trained: nn.ModuleDict
@@ -185,9 +208,14 @@ class Recipe(Protocol):
     averaged: tuple[str, ...]
     phases: tuple[Phase, ...]
     coder: Coder | None
+    samples: Mapping[str, SampleKind]
 
-    def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
-        """Float `B C T H W`, row i a function of draw i of the noise."""
+    def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Any:
+        """What the kind's medium is made of, row i a function of draw i of the noise.
+
+        film: float `B C T H W`; images: `B C H W`; depth: `B H W`; spectrum: complex `B K 2 H W`;
+        mesh: a list of `hvdm.media.mesh.Mesh`; page: a list of HTML.
+        """
         ...
 
 

@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from hvdm.errors import RunError, UserError, closest
 from launcher import arguments
@@ -52,10 +53,16 @@ def _run(typed: list[str]) -> int:
     verb = _find(given)
     if "--help" in given.flags:
         print(verb.help())
+        if verb.more:
+            print(f"\n{_imported(verb.more)(given)}")
         return 0
-    module, function = verb.function.split(":")
-    code: int = getattr(import_module(module), function)(given)
+    code: int = _imported(verb.function)(given)
     return code
+
+
+def _imported(place: str) -> Any:
+    module, function = place.split(":")
+    return getattr(import_module(module), function)
 
 
 def _find(given: arguments.Arguments) -> Verb:

@@ -10,6 +10,8 @@ class Verb:
     function: str
     keys: tuple[tuple[str, str], ...]
     examples: tuple[str, ...]
+    more: str | None = None
+    """`module:function` that says what else there is, of what was named."""
 
     def help(self) -> str:
         width = max(len(key) for key, _ in self.keys)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from eval.clips.sources import Clips, FrameSelection, Shards
-from hvdm import opening
+from hvdm import opening, sampling
 from hvdm.errors import RunError, UserError
 from hvdm.opening import Opened
-from hvdm.recipe import Noise, SampleRequest, as_batch, to_model, to_pixels
+from hvdm.recipe import as_batch, to_model, to_pixels
 
 SAMPLES, RECONSTRUCTIONS = "samples", "reconstructions"
 
@@ -105,8 +105,9 @@ class Samples:
 
     def read(self, indices: tuple[int, ...], look: FrameSelection, device: str) -> Clips:
         opened = open_model(self.model, device)
-        request = SampleRequest(self.what, self.steps, dict(self.options) or None)
-        video = opened.recipe.sample(opened.nets, request, Noise(self.seed, indices, device=device))
+        request = sampling.ask(opened.recipe, self.what, self.steps, self.options)
+        made = sampling.draw(opened, request, self.seed, indices)
+        video = made.unsqueeze(2) if made.ndim == 4 else made
         keys = [f"sample {index} of seed {self.seed}" for index in indices]
         return generated_clips(video, keys, look)
 

@@ -38,6 +38,8 @@ class Protocol:
     """What becomes of real videos that are too short."""
     window: tuple[int, int] | None = None
     """Frames of a sliding window, and how far apart windows begin."""
+    what: str | None = None
+    """The kind of sample that is measured; unless it says, what was asked for."""
     groups: int = 20
     """Blocks of clips that the jackknife leaves out, one after the other."""
 

@@ -24,7 +24,7 @@ class Request:
     stride: int | None = None
     size: tuple[int, int] | None = None
     averaged: bool = True
-    what: str = "clip"
+    what: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
     extrapolate: bool = False

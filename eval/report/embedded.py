@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from hvdm.media.writers import FRAMES
+
 MOST_BYTES = 24 * 2**20
 """What all pictures and films of a report may weigh together; older ones are named only."""
 MIME = {
@@ -17,8 +19,6 @@ MIME = {
     ".webm": "video/webm",
 }
 FILMS = (".mp4", ".webm")
-FRAMES = "frames"
-"""The folder of single frames, which a report leaves out."""
 _STEP = re.compile(r"step-(\d+)")
 
 

@@ -41,6 +41,12 @@ def contact_sheet(
     return _png(_stack(rows))
 
 
+def grid(images: Tensor) -> bytes:
+    """A PNG of pictures `B H W C` side by side, eight in a row."""
+    _check(images[None])
+    return _png(_filmstrip(images, len(images)))
+
+
 def chosen_frames(video: Tensor, count: int = MOST_FRAMES) -> Tensor:
     """At most `count` frames of `T H W C`, the first and the last among them."""
     count = min(count, len(video))

@@ -75,7 +75,7 @@ def _requests(given: Arguments, where: ClusterConfig, watched: bool) -> list[Any
         frames=given.integer("frames"),
         stride=given.integer("stride"),
         size=_size(given.take("size")),
-        what=given.take("what", "clip") or "clip",
+        what=given.take("what"),
         options=_options(given),
         weights=given.take("weights"),
         extrapolate=given.flag("extrapolate"),

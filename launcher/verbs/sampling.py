@@ -1,71 +1,83 @@
-"""`hvdm sample`: clips, long videos, pictures that move; by this process or by workers."""
+"""`hvdm sample`: what a run samples, by this process or by workers."""
 
 import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from eval.clips.subject import CheckpointModel, cache_model, exact_arithmetic, open_model
-from eval.report.embedded import FRAMES
-from hvdm import opening
+from hvdm import opening, sampling
 from hvdm.config import ClusterConfig, parse
 from hvdm.errors import UserError, closest
 from hvdm.events import duration
 from hvdm.media import photo, pictures
-from hvdm.recipe import Noise, SampleRequest, to_pixels
+from hvdm.media.writers import WRITERS, SampleWriter
+from hvdm.opening import Opened
+from hvdm.options import told
+from hvdm.recipe import Picture, SampleKind, SampleRequest
 from launcher import compose
 from launcher.arguments import Arguments
 from launcher.progress import Progress
 from launcher.workers import cluster
 
-KINDS = ("clip", "long", "image", "dynamics")
-WRITTEN = ("mp4", "gif", "frames")
 BATCH = 8
+OWN = ("count", "batch", "seed", "steps", "fps", "write", "out")
 MOST_SHOWN = 32
-"""Clips on one contact sheet; films of all are written."""
-SHOWN_FRAMES = {"long": 32}
-"""Frames of each on the sheet, where they are more than a row."""
+"""Samples on one sheet, and frames on it of films that are longer than a clip; all are written."""
 
 Draws = tuple[int, ...]
-Drawn = tuple[Draws, Tensor]
+Drawn = tuple[Draws, Iterable[Any]]
 
 
 @dataclass(frozen=True)
 class SampleOrder:
-    """What was asked for, as far as every recipe understands it."""
+    """What was asked for: `options` as they were typed, `pictures` of them as pixels."""
 
-    what: str
+    request: SampleRequest
+    kind: SampleKind
+    first: bool
+    """It is the recipe's first kind, whose files need not be named after it."""
     count: int
     batch: int
     seed: int
-    steps: int | None
     fps: int
     written: tuple[str, ...]
-    image: Path | None
-    fit: str
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str]
+    pictures: Mapping[str, Tensor]
+
+    @property
+    def what(self) -> str:
+        return self.request.what
+
+    @property
+    def writer(self) -> SampleWriter:
+        return WRITERS[self.kind.medium]
 
     def batches(self) -> list[Draws]:
         whole = range(self.count)
         return [tuple(whole[i : i + self.batch]) for i in range(0, self.count, self.batch)]
 
     def name(self, draw: int) -> str:
-        kind = "" if self.what == "clip" else f"{self.what}-"
+        kind = "" if self.first else f"{self.what}-"
         return f"{kind}seed-{self.seed}-{draw:04d}"
+
+    def sheet(self, folder: Path) -> Path:
+        return folder / f"{self.name(0).removesuffix('-0000')}-sheet.png"
 
     def caption(self, draw: int) -> str:
         """What clip `draw` was asked to be: of several values, given with commas, it has one."""
-        told = {"image": self.image.name} if self.image else {}
+        told = {key: Path(self.options[key]).name for key in self.pictures}
         for key, value in self.options.items():
             values = value.split(",")
-            told[key] = values[draw % len(values)].strip()
+            told.setdefault(key, values[draw % len(values)].strip())
         words = [f"{key} {value}" for key, value in told.items()]
         return ", ".join([f"{self.what}, seed {self.seed}, number {draw}", *words])
 
@@ -83,25 +95,44 @@ class Drawing:
         opened = open_model(self.model, self.device)
         request = replace(self.request, progress=tell)
         with exact_arithmetic(opened.config.engine.threads):
-            noise = Noise(self.seed, draws, device=self.device)
-            return draws, to_pixels(opened.recipe.sample(opened.nets, request, noise)).cpu()
+            made = sampling.draw(opened, request, self.seed, draws)
+        medium = opened.recipe.samples[request.what].medium
+        return draws, WRITERS[medium].rows(made)
 
 
 def sample(given: Arguments) -> int:
     reference = given.need("run", "runs/tiny/hvdm_diffusion")
-    where, order, out = _cluster(given), _order(given), given.take("out")
+    where, out = _cluster(given), given.take("out")
     opened = opening.open_run(reference)
-    order = replace(order, options=_options(given, opened, order.what))
-    image = _image(order, opened)
+    order = _order(given, opened)
     folder = Path(out) if out else opened.run / "samples" / f"step-{opened.step:08d}"
     began = time.monotonic()
-    paths = _write(_draw(opened, order, image, where), order, image, folder)
-    _tell(given.json, opened, order, paths, time.monotonic() - began)
+    paths = _write(_draw(opened, order, where), order, folder, opened.config.data.frames)
+    _tell(given.json, opened, order, paths, folder, time.monotonic() - began)
     return 0
 
 
+def kinds_help(given: Arguments) -> str:
+    """What the run can be asked for, where one is named."""
+    run = given.take("run")
+    if run is None:
+        return "what each kind of sample takes:  hvdm sample run=RUN --help"
+    lines = []
+    for name, kind in opening.open_run(run).recipe.samples.items():
+        rows = [option.line() for option in told(kind.options)]
+        width = max((len(typed) for typed, _ in rows), default=0)
+        lines += ["", f"what={name}: {kind.about} ({kind.medium})"]
+        lines += [f"  {typed:<{width}}  {about}" for typed, about in rows]
+    return f"{run} samples:\n" + "\n".join(lines) if lines else f"{run} samples nothing"
+
+
 def _tell(
-    as_json: bool, opened: opening.Opened, order: SampleOrder, paths: list[Path], seconds: float
+    as_json: bool,
+    opened: Opened,
+    order: SampleOrder,
+    paths: list[Path],
+    folder: Path,
+    seconds: float,
 ) -> None:
     """What was asked for and what came, beside the sheet and to whoever asked."""
     answer = {
@@ -111,40 +142,56 @@ def _tell(
         "what": order.what,
         "seed": order.seed,
         "count": order.count,
-        "steps": order.steps,
-        "options": {**order.options, **({"image": str(order.image)} if order.image else {})},
+        "steps": order.request.steps,
+        "options": dict(order.options),
         "seconds": round(seconds, 1),
         "files": [str(path) for path in paths],
     }
-    paths[0].with_suffix(".json").write_text(json.dumps(answer, indent=1) + "\n")
+    order.sheet(folder).with_suffix(".json").write_text(json.dumps(answer, indent=1) + "\n")
     if as_json:
         print(json.dumps(answer, indent=1))
     else:
-        where, took = paths[0].parent, duration(seconds)
-        print(f"{len(paths)} files in {where} ({took}); look at {paths[0]}")
+        took = duration(seconds)
+        print(f"{len(paths)} files in {folder} ({took}); look at {paths[0]}")
 
 
 # What is asked for
 
 
-def _order(given: Arguments) -> SampleOrder:
-    what = given.take("what", "clip") or "clip"
-    if what not in KINDS:
-        raise UserError(f"what={what!r} cannot be sampled; {closest(what, KINDS)}")
-    image, fit = given.take("image"), given.take("fit", "crop") or "crop"
-    if fit not in photo.FITS:
-        raise UserError(f"fit={fit!r}; {closest(fit, photo.FITS)}")
+def _order(given: Arguments, opened: Opened) -> SampleOrder:
+    what, kind = sampling.kind_of(opened.recipe, given.take("what"))
+    options, shown = _options(given, opened, what, kind)
+    request = sampling.ask(opened.recipe, what, given.integer("steps"), {**options, **shown})
     return SampleOrder(
-        what=what,
+        request=request,
+        kind=kind,
+        first=what == next(iter(opened.recipe.samples)),
         count=_at_least_one(given, "count", 8),
         batch=_at_least_one(given, "batch", BATCH),
         seed=given.integer("seed", 0) or 0,
-        steps=given.integer("steps"),
         fps=_at_least_one(given, "fps", 8),
-        written=_written(given.take("write", "mp4,gif") or ""),
-        image=Path(image).expanduser() if image else None,
-        fit=fit,
+        written=_written(given.take("write"), WRITERS[kind.medium]),
+        options=options,
+        pictures=shown,
     )
+
+
+def _options(
+    given: Arguments, opened: Opened, what: str, kind: SampleKind
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """What the verb does not know is for the recipe: as it was typed, and pictures as pixels."""
+    fit, data = given.take("fit", "crop") or "crop", opened.config.data
+    if fit not in photo.FITS:
+        raise UserError(f"fit={fit!r}; {closest(fit, photo.FITS)}")
+    own = {option.name: option for option in told(kind.options)}
+    options = {key: given.take(key) or "" for key in given.values if key in own}
+    for key in given.values:
+        if key not in (*given.taken, *OWN):
+            known = [*given.taken, *OWN, *own]
+            raise UserError(f"unknown key {key!r} for what={what}; {closest(key, known)}")
+    files = {key: Path(options[key]).expanduser() for key in options if own[key].plain is Picture}
+    shown = {key: photo.read(file, data.height, data.width, fit) for key, file in files.items()}
+    return options, {key: torch.from_numpy(np.array(pixels)) for key, pixels in shown.items()}
 
 
 def _at_least_one(given: Arguments, key: str, default: int) -> int:
@@ -154,11 +201,13 @@ def _at_least_one(given: Arguments, key: str, default: int) -> int:
     return value
 
 
-def _written(text: str) -> tuple[str, ...]:
+def _written(text: str | None, writer: SampleWriter) -> tuple[str, ...]:
+    if text is None:
+        return writer.usual
     chosen = tuple(part for part in text.split(",") if part)
     for one in chosen:
-        if one not in WRITTEN:
-            raise UserError(f"write={one!r}; {closest(one, WRITTEN)}")
+        if one not in writer.formats:
+            raise UserError(f"write={one!r}; {closest(one, writer.formats)}")
     return chosen
 
 
@@ -175,54 +224,28 @@ def _cluster(given: Arguments) -> ClusterConfig:
     return where
 
 
-def _options(given: Arguments, opened: opening.Opened, what: str) -> dict[str, str]:
-    """What the verb does not know is for the recipe, which says what it takes."""
-    kinds: Mapping[str, Sequence[str]] = getattr(opened.recipe, "samples", {"clip": ()})
-    if what not in kinds:
-        raise UserError(f"what={what}: {opened.run} samples only {', '.join(kinds)}")
-    options = {key: given.take(key) or "" for key in given.values if key in kinds[what]}
-    options.pop("image", None)
-    if given.take("image") and "image" not in kinds[what]:
-        raise UserError(f"image=: what={what} takes no picture")
-    for key in given.values:
-        if key not in given.taken:
-            known = [*given.taken, *kinds[what]]
-            raise UserError(f"unknown key {key!r} for what={what}; {closest(key, known)}")
-    return options
-
-
-def _image(order: SampleOrder, opened: opening.Opened) -> Tensor | None:
-    if order.image is None:
-        return None
-    data = opened.config.data
-    pixels = photo.read(order.image, data.height, data.width, order.fit)
-    return torch.from_numpy(np.array(pixels))
-
-
 # Drawing
 
 
-def _draw(
-    opened: opening.Opened, order: SampleOrder, image: Tensor | None, where: ClusterConfig
-) -> Iterable[Drawn]:
-    """Batches as they are done; a clip is a function of the seed and its number."""
+def _draw(opened: Opened, order: SampleOrder, where: ClusterConfig) -> Iterable[Drawn]:
+    """Batches as they are done; a sample is a function of the seed and its number."""
     device = "cuda" if where.gpus_per_worker else "cpu"
     model = CheckpointModel(
         str(opened.run.absolute()), opened.step, opened.weights_hash, averaged=True
     )
-    options = {**order.options, **({} if image is None else {"image": image})}
-    request = SampleRequest(order.what, order.steps, options or None)
-    drawing = Drawing(model, request, order.seed, device)
-    told = _Told(order, Progress(sys.stderr))
+    drawing = Drawing(model, order.request, order.seed, device)
+    progress = _Told(order, Progress(sys.stderr))
     if where.name == "inline":
         if device == "cpu":
             cache_model(model, opened, device)
-        found: Iterable[Drawn] = map(functools.partial(drawing, tell=told.within), order.batches())
+        found: Iterable[Drawn] = map(
+            functools.partial(drawing, tell=progress.within), order.batches()
+        )
     else:
         found = cluster.stream(where)(drawing, order.batches())
-    for draws, pixels in found:
-        told.batch(len(draws))
-        yield draws, pixels
+    for draws, made in found:
+        progress.batch(len(draws))
+        yield draws, made
 
 
 class _Told:
@@ -243,42 +266,39 @@ class _Told:
     def _say(self, clips: float) -> None:
         count, spent = self._order.count, time.monotonic() - self._began
         left = duration(spent / clips * (count - clips))
-        self._progress.say(f"{clips / count:.0%} of {count} videos, {left} left")
+        self._progress.say(f"{clips / count:.0%} of {count} samples, {left} left")
 
 
 # Writing
 
 
-def _write(
-    drawn: Iterable[Drawn], order: SampleOrder, image: Tensor | None, folder: Path
-) -> list[Path]:
-    """Films as the clips come, and one sheet of the first of them."""
+def _write(drawn: Iterable[Drawn], order: SampleOrder, folder: Path, clip: int) -> list[Path]:
+    """Files as the samples come, and one sheet of the first of them."""
     folder.mkdir(parents=True, exist_ok=True)
     paths: dict[int, list[Path]] = {}
     shown: dict[int, Tensor] = {}
-    most = SHOWN_FRAMES.get(order.what, pictures.MOST_FRAMES)
-    for draws, pixels in drawn:
-        for draw, video in zip(draws, pixels, strict=True):
-            paths[draw] = _write_one(video, folder / order.name(draw), order)
-            if draw < MOST_SHOWN:
-                shown[draw] = pictures.chosen_frames(video, most)
+    writer, most = order.writer, pictures.MOST_FRAMES
+    for draws, made in drawn:
+        for draw, one in zip(draws, made, strict=True):
+            stem = folder / order.name(draw)
+            paths[draw] = [writer.formats[name](one, stem, order.fps) for name in order.written]
+            if writer.frames and draw < MOST_SHOWN:
+                frames = writer.frames(one)
+                most = MOST_SHOWN if len(frames) > clip else most
+                shown[draw] = pictures.chosen_frames(frames, most)
+    files = [path for draw in sorted(paths) for path in paths[draw]]
+    if not shown:
+        return files
+    order.sheet(folder).write_bytes(_sheet(order, shown, most))
+    return [order.sheet(folder), *files]
+
+
+def _sheet(order: SampleOrder, shown: Mapping[int, Tensor], most: int) -> bytes:
+    """Films in rows with what was asked for under each; single pictures in a grid."""
     numbers = sorted(shown)
+    samples = torch.stack([shown[draw] for draw in numbers])
+    if order.kind.medium != "film" and samples.shape[1] == 1:
+        return pictures.grid(samples[:, 0])
     captions = [order.caption(draw) for draw in numbers]
-    sheet = folder / f"{order.name(0).removesuffix('-0000')}-sheet.png"
-    clips = torch.stack([shown[draw] for draw in numbers])
-    sheet.write_bytes(pictures.contact_sheet(clips, captions, most, image))
-    return [sheet, *(path for draw in sorted(paths) for path in paths[draw])]
-
-
-def _write_one(video: Tensor, stem: Path, order: SampleOrder) -> list[Path]:
-    made = []
-    if "mp4" in order.written:
-        made.append(stem.with_suffix(".mp4"))
-        pictures.write_mp4(video, made[-1], order.fps)
-    if "gif" in order.written:
-        made.append(stem.with_suffix(".gif"))
-        pictures.write_gif(video, made[-1], order.fps)
-    if "frames" in order.written:
-        made.append(stem.parent / FRAMES / stem.name)
-        pictures.write_frames(video, made[-1])
-    return made
+    given = next(iter(order.pictures.values()), None)
+    return pictures.contact_sheet(samples, captions, most, given)

@@ -10,7 +10,7 @@ from torch.nn import functional
 from hvdm.config import DataConfig
 from hvdm.data.fields import Field, video
 from hvdm.errors import UserError
-from hvdm.recipe import Batch, Clip, Coder, Given, Noise, Phase, Recipe, SampleRequest
+from hvdm.recipe import Batch, Clip, Coder, Given, Noise, Phase, Recipe, SampleKind, SampleRequest
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class ToyGenerator:
 
     averaged: tuple[str, ...]
     coder: Coder | None = None
+    samples: dict[str, SampleKind] = {"clip": SampleKind("a clip")}
 
     def __init__(self, config: Config, clip: Clip) -> None:
         self.clip = clip
@@ -66,6 +67,8 @@ class EveryOther:
 
 class ToyAutoencoder(ToyGenerator):
     """Every other pixel."""
+
+    samples: dict[str, SampleKind] = {}
 
     @property
     def coder(self) -> Coder:

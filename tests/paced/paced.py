@@ -10,7 +10,18 @@ from torch import Tensor, nn
 from hvdm import dist
 from hvdm.config import DataConfig
 from hvdm.data.fields import Field, video
-from hvdm.recipe import Batch, Clip, Context, Given, Logs, Noise, Phase, Recipe, SampleRequest
+from hvdm.recipe import (
+    Batch,
+    Clip,
+    Context,
+    Given,
+    Logs,
+    Noise,
+    Phase,
+    Recipe,
+    SampleKind,
+    SampleRequest,
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,7 @@ class Held:
     """Regression of noise, with a step that can be held."""
 
     coder = None
+    samples = {"clip": SampleKind("a clip")}
 
     def __init__(self, config: Config, clip: Clip) -> None:
         self.config, self.clip = config, clip

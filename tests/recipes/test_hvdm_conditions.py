@@ -8,12 +8,13 @@ from torch import nn
 
 from hvdm.errors import UserError
 from hvdm.ops.motion import strength
-from hvdm.recipe import Batch, Clip, Context, Given, Noise, SampleRequest, to_model
+from hvdm.recipe import Batch, Clip, Context, Given, Noise, to_model
 from hvdm.recipes.hvdm import autoencoder, pvdm_autoencoder
 from hvdm.recipes.hvdm.conditions import choose
 from hvdm.recipes.hvdm.diffusion import Config, build, from_data
 from hvdm.recipes.hvdm.generation import One, guided, joined
 from hvdm.recipes.hvdm.requests import GUIDANCE, KINDS, asked
+from hvdm.sampling import ask
 
 CLIP = Clip(4, 16, 16)
 SMALL = {
@@ -254,7 +255,7 @@ def test_wrong_configs_are_refused(change, words):
 
 
 def sampled(recipe, what="clip", draws=(0, 1), **options):
-    return recipe.sample(recipe.trained, SampleRequest(what, None, options), Noise(0, draws))
+    return recipe.sample(recipe.trained, ask(recipe, what, None, options), Noise(0, draws))
 
 
 def picture(seed=0, count=1):
@@ -276,7 +277,7 @@ def test_each_clip_is_told_the_one_before():
     with net.register_forward_pre_hook(
         lambda _, __, more: seen.append(more.get("condition")), with_kwargs=True
     ):
-        request = SampleRequest("long", None, {"frames": 12, "overlap": 0, "fade": 0})
+        request = ask(recipe, "long", None, {"frames": 12, "overlap": 0, "fade": 0})
         video = recipe.sample(recipe.trained, request, Noise(0, (0,)))
     assert seen[:3] == [None] * 3 and len(seen) == 9
     torch.testing.assert_close(recipe.to_video(seen[3]), video[:, :, :4])
@@ -358,10 +359,10 @@ def test_larger_clips_are_decoded_by_tiles():
 
 
 def test_a_long_video_is_guided_by_its_past_only_where_that_is_asked():
-    able = tiny(dataclasses.replace(FULL, guidance=1.5)).abilities
+    recipe = tiny(dataclasses.replace(FULL, guidance=1.5))
 
     def weights(options):
-        return asked(SampleRequest("long", None, options), able).guidance
+        return asked(ask(recipe, "long", None, options), recipe.abilities).guidance
 
     assert weights({}) == {"past": 0.0, "image": 1.5, "motion": 1.5, "label": 1.5}
     assert weights({"guidance": 2}) == dict.fromkeys(GUIDANCE, 2)
@@ -398,7 +399,7 @@ def test_guidance_of_several_is_nested_and_costs_only_what_counts():
 
 def test_progress_runs_from_nothing_to_one():
     recipe, shares = tiny(), []
-    request = SampleRequest("long", 2, {"frames": 12}, shares.append)
+    request = dataclasses.replace(ask(recipe, "long", 2, {"frames": 12}), progress=shares.append)
     recipe.sample(recipe.trained, request, Noise(0, (0,)))
     assert shares == pytest.approx([k / 6 for k in range(1, 7)])
 
@@ -414,8 +415,8 @@ def test_the_request_s_sampler_counts():
     "what, options, words",
     [
         ("film", {}, "what=film: this model cannot sample that; choose from: clip, dynamics"),
-        ("clip", {"motoin": 1}, "motoin: what=clip takes no such option; did you mean 'motion'"),
-        ("clip", {"frames": 9}, "frames: what=clip takes no such option"),
+        ("clip", {"motoin": 1}, "unknown key 'motoin' for what=clip; did you mean 'motion'"),
+        ("clip", {"frames": 9}, "unknown key 'frames' for what=clip"),
         ("image", {}, "image= is missing"),
         ("dynamics", {}, "motion= is missing: slow, medium, fast"),
         ("dynamics", {"motion": "quick"}, "motion='quick': expected slow, medium, fast"),

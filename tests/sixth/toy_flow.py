@@ -7,7 +7,18 @@ from torch import Tensor, nn
 
 from hvdm.config import DataConfig
 from hvdm.data.fields import Field, video
-from hvdm.recipe import Batch, Clip, Context, Given, Logs, Noise, Phase, Recipe, SampleRequest
+from hvdm.recipe import (
+    Batch,
+    Clip,
+    Context,
+    Given,
+    Logs,
+    Noise,
+    Phase,
+    Recipe,
+    SampleKind,
+    SampleRequest,
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class Velocity(nn.Module):
 
 class Flow:
     coder = None
+    samples = {"clip": SampleKind("a clip")}
 
     def __init__(self, config: Config, clip: Clip) -> None:
         self.config, self.clip = config, clip

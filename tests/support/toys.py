@@ -18,7 +18,18 @@ from hvdm.config import (
     RunConfig,
 )
 from hvdm.data.fields import Field, video
-from hvdm.recipe import Batch, Clip, Context, Given, Logs, Noise, Phase, Recipe, SampleRequest
+from hvdm.recipe import (
+    Batch,
+    Clip,
+    Context,
+    Given,
+    Logs,
+    Noise,
+    Phase,
+    Recipe,
+    SampleKind,
+    SampleRequest,
+)
 
 SGD = OptimizerConfig("sgd", lr=0.02, momentum=0.9, weight_decay=0.0)
 ADAMW = OptimizerConfig("adamw", lr=1e-3)
@@ -99,6 +110,7 @@ class Critic(nn.Module):
 
 class Adversarial:
     coder = None
+    samples = {"clip": SampleKind("a clip")}
 
     def __init__(self, config: Config, clip: Clip) -> None:
         self.config, self.clip = config, clip

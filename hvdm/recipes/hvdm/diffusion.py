@@ -25,6 +25,7 @@ from hvdm.recipe import (
     Noise,
     Phase,
     Recipe,
+    SampleKind,
     SampleRequest,
     as_batch,
 )
@@ -176,7 +177,7 @@ class DiffusionRecipe:
 
     averaged: tuple[str, ...] = ("denoiser",)
     coder: Coder | None = None
-    samples = KINDS
+    samples: Mapping[str, SampleKind] = KINDS
 
     def __init__(
         self,

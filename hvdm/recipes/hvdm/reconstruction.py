@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hvdm.errors import UserError
 from hvdm.ops.wavelet import SPACE, SPACE_TIME, haar
-from hvdm.recipe import Batch, Clip, Noise, SampleRequest
+from hvdm.recipe import Batch, Clip, Noise, SampleKind, SampleRequest
 from hvdm.recipes.hvdm.networks import Autoencoder
 
 
@@ -32,6 +32,8 @@ class ClipCoder:
 
 class Reconstruction:
     """It decodes what it encodes, and samples nothing."""
+
+    samples: Mapping[str, SampleKind] = {}
 
     def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
         raise UserError(

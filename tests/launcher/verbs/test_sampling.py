@@ -186,8 +186,8 @@ def test_the_time_left_is_told(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(progress, "EVERY_S", 0.0)
     sample(run, tmp_path, "count=3", "batch=2")
     lines = [line.strip() for line in capsys.readouterr().err.strip().splitlines()]
-    assert lines[0].startswith("22% of 3 videos, ") and lines[0].endswith(" left")
-    assert lines[-1] == "100% of 3 videos, 0 s left"
+    assert lines[0].startswith("22% of 3 samples, ") and lines[0].endswith(" left")
+    assert lines[-1] == "100% of 3 samples, 0 s left"
 
 
 # What a user has at hand
@@ -286,7 +286,7 @@ def test_a_bomb_is_refused(tmp_path, monkeypatch):
         (["batch=0"], "batch=0 is below 1"),
         (["write=avi"], "write='avi'; choose from: frames, gif, mp4"),
         (["fit=squeeze"], "fit='squeeze'"),
-        (["image=a.png"], "image=: what=clip takes no picture"),
+        (["image=a.png"], "unknown key 'image' for what=clip"),
         (["guidance.past=1"], "is told no past here"),
         (["steps=5000"], "steps=5000: sampling takes between 1 and 1000 steps"),
         (["cluster.wrokers=2"], "did you mean"),
