@@ -141,7 +141,7 @@ def test_a_protocol_names_a_kind(run, capsys, monkeypatch, tmp_path):
         (["protocol=toy/grid@1", "what=mesh"], "toy/grid@1 samples what=grid"),
         (
             ["protocol=fid@1", "what=mesh"],
-            "what=mesh gives mesh, and fid@1 looks at film and images",
+            "what=mesh gives mesh, and fid@1 looks at film",
         ),
         (["protocol=fid@1", "size=8x8"], "size= goes with generated="),
         (["protocol=fid@1", "sample.tone=blue"], "tone='blue' is not known"),
