@@ -38,8 +38,10 @@ $(READY): $(UV) pyproject.toml uv.lock
 demo: $(READY)
 	@$(VENV)/bin/hvdm demo
 
+# Two at a time on the two cores of a small machine; CORES=0 is one after the other.
+CORES ?= 2
 test: $(READY)
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest --numprocesses=$(CORES) --dist=loadgroup --no-loadscope-reorder
 
 # Workers under Ray, and hosts in network namespaces on this machine: cut off, slowed and killed.
 # MORE=--last-failed does again what failed.
@@ -59,11 +61,13 @@ lint: $(READY)
 bench-checkpoints: $(READY)
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.checkpoints
 
-# The long ones: the whole matrix of engines and world sizes, 200 kills of a save, networks at full
-# size, 20 kills of a sharding job, and 20 of workers and hosts.
+# The long ones: the whole matrix of engines and world sizes, twenty steps of the tiny models on all
+# of them, 200 kills of a save, networks at full size, the wheel installed with all that it needs,
+# 20 kills of a sharding job, and 20 of workers and hosts.
 soak: $(READY)
 	@HVDM_SOAK=1 HVDM_KILLS=200 $(VENV)/bin/python -m pytest tests/checkpoint/test_checkpoint_matrix.py \
-		tests/checkpoint/test_checkpoint_kills.py tests/recipes/test_released.py
+		tests/checkpoint/test_checkpoint_kills.py tests/recipes/test_released.py \
+		tests/whole/test_world_sizes.py tests/house/test_wheel.py
 	@HVDM_KILLS=20 $(VENV)/bin/python -m pytest tests/data_tools/test_shard.py -k killed_job
 	@HVDM_CLUSTER=1 HVDM_KILLS=20 $(VENV)/bin/python -m pytest tests/cluster/test_losing.py -k kills -rs
 

@@ -54,3 +54,23 @@ def ray_session() -> Iterator[None]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="write the golden curves anew")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `make test` on two cores: a file stays whole, what starts processes begins first.
+
+    Ray is started in one of the two, and the ranks that live through the session in the other.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=lambda item: _FIRST.get(_group(item), len(_FIRST)))
+
+
+_FIRST = {"ray": 0, "ranks": 1}
+
+
+def _group(item: pytest.Item) -> str:
+    if item.get_closest_marker("ray"):
+        return "ray"
+    return "ranks" if item.get_closest_marker("processes") else item.path.name

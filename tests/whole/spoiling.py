@@ -14,9 +14,9 @@ from launcher.workers import worker
 
 
 def train_each(argument: Mapping[str, Any]) -> None:
-    """The launcher's own worker function, once for each config."""
-    for config in argument["configs"]:
-        with _spoiled(argument.get("spoil", "")):
+    """The launcher's own worker function, once for each config, spoiled as it says beside it."""
+    for config, spoil in argument["runs"]:
+        with _spoiled(spoil):
             worker.train(config)
 
 
