@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hvdm.config import DataConfig
+from hvdm.data.fields import Field, video
 from hvdm.media.mesh import Mesh
 from hvdm.options import option
 from hvdm.recipe import (
@@ -54,7 +56,7 @@ class Colours:
         self.phases = (Phase("colour", self.loss),)
 
     def loss(self, batch: Batch, context: Context) -> tuple[Tensor, Logs]:
-        mean = batch.video.mean((2, 3, 4))
+        mean = batch.pixels().mean((2, 3, 4))
         guess = self.trained["colour"](torch.ones_like(mean[:, :1]))
         return (guess - mean).square().mean(1), {}
 
@@ -86,6 +88,10 @@ class Colours:
     def spectrum(self, options: object, noise: Noise, colour: Tensor) -> Tensor:
         parts = noise.randn((2, 5, 2, self.clip.height, self.clip.width), "swings")
         return torch.complex(parts[:, 0], parts[:, 1])
+
+
+def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
+    return (video(data),)
 
 
 def build(config: Config, given: Given) -> Recipe:

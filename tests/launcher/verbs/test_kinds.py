@@ -15,7 +15,7 @@ from hvdm.data.decode import decode_image
 from hvdm.media import mesh
 from launcher.cli import main
 
-FOLDER = Path(__file__).parents[1] / "drawn"
+FOLDER = Path(__file__).parents[2] / "drawn"
 
 
 @pytest.fixture(scope="module")
