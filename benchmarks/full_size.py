@@ -40,7 +40,7 @@ def main(typed: list[str]) -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     settings = [*ON_A_CPU, *given.rest()]
     config = compose.run_config(name, settings)
-    recipe = building.build_recipe(config, first_stage(config))
+    recipe = building.build_recipe(config, stages(config))
     row = {"config": name, "settings": settings, **measured(config, recipe)}
     row |= experiment.about(f"config={name}")
     RESULTS.parent.mkdir(exist_ok=True)
@@ -49,16 +49,16 @@ def main(typed: list[str]) -> None:
     print(json.dumps(row, indent=1))
 
 
-def first_stage(config: RunConfig) -> Recipe | None:
+def stages(config: RunConfig) -> dict[str, Recipe]:
     """At its full size, with the weights it begins with: what it costs, not what it gives."""
     if config.first_stage_config is None:
-        return None
+        return {}
     stage = compose.run_config(
         config.first_stage_config, ["data.path=unused", "model.perceptual=none"]
     )
     recipe = building.build_recipe(stage)
     recipe.trained.eval().requires_grad_(False)
-    return recipe
+    return {"first_stage": recipe}
 
 
 def measured(config: RunConfig, recipe: Recipe) -> dict[str, Any]:

@@ -102,12 +102,13 @@ def _opened(request: Request) -> Opened | None:
         return None
     # on the CPU: whoever hands out the work may have no GPU
     opened = opening.open_run(request.run, averaged=request.averaged)
-    then = opened.checkpoint.manifest.get("identity", {}).get("first_stage_weights")
-    if then is not None and then != opening.first_stage_hash(opened.config):
-        raise UserError(
-            f"first_stage={opened.config.first_stage} has other weights now than when step "
-            f"{opened.step} of {opened.run} was trained on it; bring that checkpoint back"
-        )
+    then = opened.checkpoint.manifest.get("identity", {})
+    for stage, now in opening.stage_hashes(opened.config).items():
+        if then.get(f"{stage}_weights") not in (None, now):
+            raise UserError(
+                f"{opening.key_of(opened.config, stage)}: its run has other weights now than when "
+                f"step {opened.step} of {opened.run} was trained on it; bring that checkpoint back"
+            )
     return opened
 
 

@@ -17,7 +17,15 @@ from hvdm.data.order import check_groups
 from hvdm.data.store import join
 from hvdm.errors import UserError
 from hvdm.nets import blocks
-from hvdm.recipe import Clip, Given, Recipe, group_of
+from hvdm.recipe import (
+    OF_MODULE,
+    Clip,
+    Given,
+    Recipe,
+    check_declared,
+    check_has,
+    group_of,
+)
 from hvdm.train.ema import Ema
 from hvdm.train.engine import Engine, LocalEngine
 
@@ -26,10 +34,13 @@ def recipe_module(name: str) -> ModuleType:
     """`family.stage` under hvdm.recipes, or the full name of a module of the user's own."""
     for candidate in (f"hvdm.recipes.{name}", name):
         try:
-            return importlib.import_module(candidate)
+            module = importlib.import_module(candidate)
         except ModuleNotFoundError as error:
             if not error.name or not candidate.startswith(error.name):
                 raise
+        else:
+            check_has(module, f"recipe={name}", OF_MODULE)
+            return module
     raise UserError(
         f"recipe={name!r} is no module: expected FAMILY.STAGE under hvdm/recipes, "
         "or the name of a module that Python can import"
@@ -43,25 +54,27 @@ def clip_of(config: RunConfig) -> Clip:
 def fields_of(config: RunConfig) -> tuple[Field, ...]:
     """What the recipe says that it reads."""
     module = recipe_module(config.recipe)
-    if not hasattr(module, "reads"):
-        raise UserError(
-            f"recipe={config.recipe} does not say what it reads: write a function `reads` into "
-            "its module (docs/adding_a_family.md, The fields)"
-        )
     model = configs.parse(module.Config, config.model, "model")
     reads: tuple[Field, ...] = module.reads(model, config.data)
     return reads
 
 
-def build_recipe(config: RunConfig, first_stage: Recipe | None = None) -> Recipe:
+def stages_of_module(config: RunConfig) -> tuple[str, ...]:
+    """Names of the runs below that the recipe works on; most work on none."""
+    return tuple(vars(recipe_module(config.recipe)).get("stages", ()))
+
+
+def build_recipe(config: RunConfig, stages: Mapping[str, Recipe] | None = None) -> Recipe:
     """Networks with the initial weights that the seed gives, on the current default device."""
-    module = recipe_module(config.recipe)
+    module, below = recipe_module(config.recipe), stages or {}
+    _check_stages(config, below)
     model = configs.parse(module.Config, config.model, "model")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.seed_of(config.seed, "init"))
         shapes = {f.name: f.shape for f in fields_of(config) if f.shape is not None}
-        given = Given(clip_of(config), first_stage, config.from_data, shapes)
+        given = Given(clip_of(config), below, config.from_data, shapes)
         recipe: Recipe = module.build(model, given)
+    check_declared(recipe, config.recipe)
     check_recipe(config, recipe)
     return recipe
 
@@ -70,6 +83,16 @@ def lay_out(config: RunConfig, nets: nn.Module) -> None:
     """As the engine's config says their activations lie in memory."""
     if config.engine.channels_last:
         blocks.channels_last(nets)
+
+
+def _check_stages(config: RunConfig, below: Mapping[str, Recipe]) -> None:
+    wanted = stages_of_module(config)
+    for name in wanted:
+        if name not in below:
+            key = "first_stage" if len(wanted) == 1 else f"stages.{name}"
+            raise UserError(
+                f"{key} is not set: {config.recipe} works on a run below; name it with {key}=RUN"
+            )
 
 
 def check_recipe(config: RunConfig, recipe: Recipe) -> None:

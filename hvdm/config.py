@@ -131,6 +131,8 @@ class RunConfig:
     seed: int = 0
     first_stage: str | None = None
     first_stage_config: str | None = None
+    stages: Mapping[str, str] = field(default_factory=dict)
+    stages_config: Mapping[str, str] = field(default_factory=dict)
     init: str | None = None
     from_data: Mapping[str, Any] = field(default_factory=dict)
     from_data_of: str | None = None
@@ -279,7 +281,18 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         return _samples(value, where)
     if kind is Resume:
         return _resume(value, where)
+    if isinstance(origin or kind, type) and issubclass(origin or kind, Mapping):
+        return _mapping(kind, value, where)
     return _scalar(kind, value, where)
+
+
+def _mapping(kind: Any, value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _wrong(where, "a group of keys", value)
+    _, inner = get_args(kind) or (str, Any)
+    if inner is Any:
+        return dict(value)
+    return {key: _convert(inner, item, _join(where, key)) for key, item in value.items()}
 
 
 def _optional(kind: Any, value: Any, where: str) -> Any:
@@ -331,11 +344,7 @@ def _scalar(kind: Any, value: Any, where: str) -> Any:
             return float(value)
         except ValueError:
             raise _wrong(where, "float", value) from None
-    expected = Mapping if get_origin(kind) in (Mapping, dict) else get_origin(kind) or kind
-    if expected is Mapping or isinstance(expected, type) and issubclass(expected, Mapping):
-        if isinstance(value, Mapping):
-            return dict(value)
-        raise _wrong(where, "a group of keys", value)
+    expected = get_origin(kind) or kind
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         raise _wrong(where, _name(kind), value)
     return value

@@ -12,7 +12,7 @@ from hvdm.building import clip_of, recipe_module
 from hvdm.config import RunConfig
 from hvdm.data.loader import Loader, ReadOptions
 from hvdm.errors import UserError
-from hvdm.opening import first_stage_hash, read_config
+from hvdm.opening import read_config, stage_hashes
 
 FREE_DATA_KEYS = {
     "path",
@@ -32,7 +32,8 @@ def identity(config: RunConfig, loader: Loader) -> dict[str, Any]:
     return {
         **{key: whole[key] for key in ("recipe", "model", "optimizer", "seed", "batch", "ema")},
         "data": {**data, **loader.identity()},
-        "first_stage_weights": first_stage_hash(config),
+        "first_stage_weights": None,
+        **{f"{name}_weights": weights for name, weights in stage_hashes(config).items()},
     }
 
 
@@ -69,9 +70,10 @@ def check_latents(config: RunConfig, loader: Loader) -> None:
         made_by = source.manifest.provenance.get("first_stage", {}).get("weights")
         if made_by is None:
             continue
-        if made_by != (own := first_stage_hash(config)):
+        if made_by not in (own := stage_hashes(config)).values():
             raise UserError(
                 f"the latents under {config.data.path} were made by weights {made_by[:12]}, "
-                f"first_stage={config.first_stage} has {(own or 'none')[:12]}; encode them anew "
-                "with `hvdm data encode`, or name the first stage that made them"
+                f"first_stage={config.first_stage} has "
+                f"{', '.join(weights[:12] for weights in own.values()) or 'none'}; encode them "
+                "anew with `hvdm data encode`, or name the first stage that made them"
             )

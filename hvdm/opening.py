@@ -1,5 +1,6 @@
 """A run that is there already: its config, and its networks with a checkpoint's weights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,11 +9,11 @@ import yaml
 from torch import nn
 
 from hvdm import config as configs
-from hvdm.building import build_recipe, lay_out
+from hvdm.building import build_recipe, lay_out, stages_of_module
 from hvdm.checkpoint import checkpoint
 from hvdm.checkpoint.checkpoint import Checkpoint
 from hvdm.config import RunConfig
-from hvdm.errors import UserError
+from hvdm.errors import UserError, closest
 from hvdm.recipe import Recipe
 
 CONFIG_FILE = "config.yaml"
@@ -63,7 +64,7 @@ def open_run(
     run, step = split_reference(str(reference))
     config = read_config(run)
     found = checkpoint.choose(run, step, checkpoint.for_inference(averaged))
-    recipe = build_recipe(config, first_stage_of(config, device))
+    recipe = build_recipe(config, stages_of(config, device))
     for name, module in recipe.trained.items():
         module.load_state_dict(checkpoint.weights(found, name, averaged))
     for module in (recipe.trained, recipe.frozen):
@@ -72,23 +73,64 @@ def open_run(
     return Opened(run, config, recipe, recipe.trained, found)
 
 
-def first_stage_of(config: RunConfig, device: torch.device | str = "cpu") -> Recipe | None:
-    """The frozen recipe that a later stage works on."""
-    if config.first_stage is None:
-        return None
-    run, _ = split_reference(config.first_stage)
-    if not (run / CONFIG_FILE).is_file():
-        hint = config.first_stage_config or "its config"
+def runs_below(config: RunConfig) -> dict[str, str]:
+    """RUN[@STEP] of each stage that is set; `first_stage=RUN` is short for the only one."""
+    return _by_stage(config, "stages", config.stages, "first_stage", config.first_stage)
+
+
+def configs_below(config: RunConfig) -> dict[str, str]:
+    """By stage, the name of the config that would train it."""
+    alone = config.first_stage_config
+    return _by_stage(config, "stages_config", config.stages_config, "first_stage_config", alone)
+
+
+def _by_stage(
+    config: RunConfig, key: str, named: Mapping[str, str], short: str, alone: str | None
+) -> dict[str, str]:
+    known = stages_of_module(config)
+    for name in named:
+        if name not in known:
+            there = closest(name, known) if known else "it works on no run"
+            raise UserError(f"{key}.{name}: {config.recipe} has no such stage; {there}")
+    if alone is None:
+        return dict(named)
+    if len(known) != 1:
         raise UserError(
-            f"first_stage={config.first_stage} is not trained yet: run "
-            f"`hvdm train config={hint}` first, or name another run with first_stage=RUN"
+            f"{short}={alone} is for a recipe of one stage, and {config.recipe} has "
+            f"{', '.join(known) or 'none'}: leave it out, or use {key}.NAME"
         )
-    return open_run(config.first_stage, device=device).recipe
+    return {known[0]: alone, **named}
 
 
-def first_stage_hash(config: RunConfig) -> str | None:
-    if config.first_stage is None:
-        return None
-    run, step = split_reference(config.first_stage)
-    found = checkpoint.choose(run, step)
-    return configs.digest(checkpoint.hashes(found))
+def stages_of(config: RunConfig, device: torch.device | str = "cpu") -> dict[str, Recipe]:
+    """The frozen recipes of the runs below."""
+    below = runs_below(config)
+    for name, reference in below.items():
+        _check_trained(config, name, reference)
+    return {name: open_run(reference, device=device).recipe for name, reference in below.items()}
+
+
+def _check_trained(config: RunConfig, name: str, reference: str) -> None:
+    run, _ = split_reference(reference)
+    if not (run / CONFIG_FILE).is_file():
+        key = key_of(config, name)
+        hint = configs_below(config).get(name, "its config")
+        raise UserError(
+            f"{key}={reference} is not trained yet: run "
+            f"`hvdm train config={hint}` first, or name another run with {key}=RUN"
+        )
+
+
+def key_of(config: RunConfig, stage: str) -> str:
+    """As its run was named."""
+    return f"stages.{stage}" if stage in config.stages else "first_stage"
+
+
+def stage_hashes(config: RunConfig) -> dict[str, str]:
+    """Of each run below, its weights."""
+    return {name: _hash_of(reference) for name, reference in runs_below(config).items()}
+
+
+def _hash_of(reference: str) -> str:
+    run, step = split_reference(reference)
+    return configs.digest(checkpoint.hashes(checkpoint.choose(run, step)))

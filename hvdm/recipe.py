@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hvdm import rng
+from hvdm.errors import UserError, closest
 
 Logs = Mapping[str, Tensor]
 """Named values, one per sample; the loop averages them over the global batch."""
@@ -136,12 +137,13 @@ class Clip:
 class Given:
     """What a recipe is built from besides its own config.
 
+    `stages` are the frozen recipes of the runs below, by the names that its module declares;
     `shapes` are those of the fields that it reads, a row each, as far as they are known before.
     `from_data` is what its module's function of that name found in the data set when the run began.
     """
 
     clip: Clip
-    first_stage: "Recipe | None" = None
+    stages: "Mapping[str, Recipe]" = field(default_factory=dict)
     from_data: Mapping[str, Any] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -223,3 +225,33 @@ def group_of(recipe: Recipe) -> int:
     """How many rows of consecutive draws its losses couple: 1 where it says nothing of groups."""
     group: int = getattr(recipe, "group", 1)
     return group
+
+
+DECLARED = {
+    "trained": "The recipe",
+    "frozen": "The recipe",
+    "averaged": "The recipe",
+    "phases": "The recipe",
+    "coder": "What it samples, and whether it codes",
+    "samples": "What it samples, and whether it codes",
+}
+"""What every recipe has, and the heading of docs/adding_a_family.md that asks for it."""
+OF_MODULE = {"Config": "The module", "build": "The module", "reads": "The fields"}
+
+
+def check_declared(recipe: Recipe, name: str) -> None:
+    """Refuses a recipe that says too little, or trains or averages what it does not have."""
+    check_has(recipe, name, DECLARED)
+    for net in (*recipe.averaged, *(phase.net for phase in recipe.phases)):
+        if net not in recipe.trained:
+            raise UserError(
+                f"{name} has no network {net!r} in `trained`; {closest(net, recipe.trained)}"
+            )
+
+
+def check_has(thing: object, name: str, wanted: Mapping[str, str]) -> None:
+    for attribute, heading in wanted.items():
+        if not hasattr(thing, attribute):
+            raise UserError(
+                f"{name} declares no `{attribute}`: see {heading!r} in docs/adding_a_family.md"
+            )

@@ -102,7 +102,7 @@ def _keys(verb: Verb) -> dict[str, list[str]]:
 def _values(verb: Verb, key: str) -> list[str]:
     if key == "config":
         return config_names()
-    if key in ("run", "init", "first_stage", "base"):
+    if key in ("run", "init", "first_stage", "base") or key.startswith("stages."):
         return runs(Path("runs"))
     return _keys(verb).get(key, [])
 

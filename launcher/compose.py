@@ -40,6 +40,7 @@ def run_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
         mapping["run"] = f"runs/{Path(name).with_suffix('').name if folder else name}"
     for key in ("run", "first_stage", "init"):
         mapping[key] = _absolute(mapping.get(key))
+    mapping["stages"] = {name: _absolute(run) for name, run in mapping["stages"].items()}
     mapping["data"]["path"] = _absolute(mapping["data"].get("path"))
     mapping["cluster"] = _with_range(mapping["cluster"])
     return configs.load(mapping)

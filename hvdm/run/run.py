@@ -84,7 +84,7 @@ def train(
 
 
 def _session(config: RunConfig, device: torch.device, report: Reporter) -> Session:
-    recipe = building.build_recipe(config, opening.first_stage_of(config, device))
+    recipe = building.build_recipe(config, opening.stages_of(config, device))
     for nets in (recipe.trained, recipe.frozen):
         nets.to(device=device, dtype=torch.get_default_dtype())
         building.lay_out(config, nets)
@@ -160,6 +160,7 @@ def _contents(session: Session, loader: Loader, step: int, same: Mapping[str, An
     config = session.config
     return {
         "identity": same,
+        "stages": opening.runs_below(config),
         "cursor": {"seed": config.seed, "draw": step * config.batch},
         "config": configs.digest(configs.plain(config)),
         "engine": engine_name(config),

@@ -30,7 +30,7 @@ SMALL_STEPS = (
 """So early in training steps count, not samples: the same PSNR in less time than the config's."""
 MAY_CHANGE = (
     "cluster", "engine", "log", "checkpoint", "first_stage_config", "resume", "may_change",
-    "from_data", "from_data_of",
+    "stages_config", "from_data", "from_data_of",
 )  # fmt: skip
 
 

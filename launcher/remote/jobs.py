@@ -71,6 +71,7 @@ def _entrypoint(command: str, name: str, typed: list[str], config: RunConfig) ->
     if Path(name).suffix in (".yaml", ".yml"):
         name = str(Path(name).absolute())
     whole = {key: value(config) for key, value in _PATHS}
+    whole |= {f"stages.{stage}": run for stage, run in config.stages.items()}
     kept = [o for o in typed if o.partition("=")[0] not in whole]
     paths = [f"{key}={value}" for key, value in whole.items() if value is not None]
     return shlex.join([*shlex.split(command), "train", f"config={name}", *kept, *paths])

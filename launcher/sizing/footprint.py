@@ -51,9 +51,10 @@ class Step:
 
 
 def recipe_without_storage(config: RunConfig) -> Recipe:
-    """Built inside a FakeTensorMode; the first stage need not be trained."""
-    below = models.first_stage_config(config)
-    return building.build_recipe(config, None if below is None else recipe_without_storage(below))
+    """Built inside a FakeTensorMode; the runs below need not be trained."""
+    below = models.configs_below(config)
+    stages = {name: recipe_without_storage(each) for name, each in below.items()}
+    return building.build_recipe(config, stages)
 
 
 def state(config: RunConfig, recipe: Recipe, stage: int) -> State:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,35 +52,42 @@ def describe(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
 
 
 def _latent_shape(config: RunConfig, recipe: Recipe) -> list[int] | None:
-    """Of the recipe's own coder, or of the one that it works on."""
+    """Of the recipe's own coder, or of the first one that it works on."""
     if recipe.coder is not None:
         return list(recipe.coder.latent_shape)
-    below = first_stage_config(config)
-    return None if below is None else _latent_shape(below, on_meta(below))
+    shapes = (_latent_shape(below, on_meta(below)) for below in configs_below(config).values())
+    return next((shape for shape in shapes if shape), None)
 
 
 def on_meta(config: RunConfig) -> Recipe:
-    """The recipe without its weights; its first stage need not be trained."""
-    below = first_stage_config(config)
-    first_stage = None if below is None else on_meta(below)
+    """The recipe without its weights; the runs below need not be trained."""
+    stages = {name: on_meta(below) for name, below in configs_below(config).items()}
     with torch.device("meta"):
-        return building.build_recipe(config, first_stage)
+        return building.build_recipe(config, stages)
 
 
-def first_stage_config(config: RunConfig) -> RunConfig | None:
-    """That of the run, where there is one; else the config that would train it."""
-    if config.first_stage is not None:
-        run, _ = opening.split_reference(config.first_stage)
+def configs_below(config: RunConfig) -> dict[str, RunConfig]:
+    """By stage that of the run, where there is one; else the config that would train it."""
+    runs, named = opening.runs_below(config), opening.configs_below(config)
+    below = {}
+    for stage in runs | named:
+        run, _ = opening.split_reference(runs.get(stage, ""))
         if (run / opening.CONFIG_FILE).is_file():
-            return opening.read_config(run)
-    if config.first_stage_config is not None:
-        return compose.run_config(config.first_stage_config)
-    if config.first_stage is not None:
-        raise UserError(
-            f"first_stage={config.first_stage} is not trained, and first_stage_config does not "
-            "say how it would be: set first_stage_config=NAME"
-        )
-    return None
+            below[stage] = opening.read_config(run)
+        elif stage in named:
+            below[stage] = compose.run_config(named[stage])
+        else:
+            raise _untold(config, stage, run)
+    return below
+
+
+def _untold(config: RunConfig, stage: str, run: Path) -> UserError:
+    key, of = opening.key_of(config, stage), "first_stage_config"
+    if key != "first_stage":
+        of = f"stages_config.{stage}"
+    return UserError(
+        f"{key}={run} is not trained, and {of} does not say how it would be: set {of}=NAME"
+    )
 
 
 def parameters(module: nn.Module) -> int:

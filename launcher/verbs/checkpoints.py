@@ -142,7 +142,7 @@ def _initial_weights(reference: str) -> dict[str, dict[str, torch.Tensor]]:
     """The weights that the run's seed began with."""
     run, _ = opening.split_reference(reference)
     config = opening.read_config(run)
-    recipe = building.build_recipe(config, opening.first_stage_of(config))
+    recipe = building.build_recipe(config, opening.stages_of(config))
     return {
         net: {name: p.detach() for name, p in module.named_parameters()}
         for net, module in recipe.trained.items()

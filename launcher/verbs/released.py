@@ -104,7 +104,7 @@ def _diffusion(
         recipe = on_meta(config)
     else:
         with torch.device("meta"):
-            recipe = building.build_recipe(config, below)
+            recipe = building.build_recipe(config, {"first_stage": below})
     _check_latent(file, state, recipe)
     return _filled(config, "diffusion", file, state, recipe)
 

@@ -39,11 +39,11 @@ def train(config: RunConfig, background: bool = False) -> int:
 
 
 def preflight(config: RunConfig) -> None:
-    """Refuses before anything starts: model keys, data, first stage."""
+    """Refuses before anything starts: model keys, data, runs below."""
     module = building.recipe_module(config.recipe)
     configs.parse(module.Config, config.model, "model")
     read_manifest(Path(config.data.path) / config.data.train)
-    opening.first_stage_of(config)
+    opening.stages_of(config)
 
 
 def _inline(config: RunConfig, shown: Sink, gone: Gone) -> int:

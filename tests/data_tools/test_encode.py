@@ -69,11 +69,12 @@ def test_latents_of_other_weights_are_refused(
     encode(shapes, tmp_path / "latents", stage.run)
     other = trained(shapes, tmp_path / "other", seed=1)
     data: DataConfig = replace(stage.data, path=str(tmp_path / "latents"))
-    with building.build_loader(replace(stage, data=data), "train") as loader:
-        identity.check_latents(replace(stage, first_stage=stage.run), loader)
+    config = replace(stage, data=data, recipe="hvdm.diffusion", model={})
+    with building.build_loader(config, "train") as loader:
+        identity.check_latents(replace(config, first_stage=stage.run), loader)
         for wrong in (other.run, None):
             with pytest.raises(UserError, match=r"were made by weights \w{12}, first_stage="):
-                identity.check_latents(replace(stage, first_stage=wrong), loader)
+                identity.check_latents(replace(config, first_stage=wrong), loader)
 
 
 def test_wrong_requests_are_refused(stage: RunConfig, shapes: Path, tmp_path: Path) -> None:

@@ -186,9 +186,9 @@ def test_compare_refuses_others_and_names_the_field(make_run):
 
 def test_a_first_stage_that_changed_since_is_refused(make_run, monkeypatch):
     run = make_run(kind="generator", extra={"identity": {"first_stage_weights": "then"}})
-    monkeypatch.setattr("hvdm.opening.first_stage_hash", lambda config: "then")
+    monkeypatch.setattr("hvdm.opening.stage_hashes", lambda config: {"first_stage": "then"})
     assert measured(run, clips=4, **FVD)["first_stage"] == "then"
-    monkeypatch.setattr("hvdm.opening.first_stage_hash", lambda config: "now")
+    monkeypatch.setattr("hvdm.opening.stage_hashes", lambda config: {"first_stage": "now"})
     with pytest.raises(UserError, match="first_stage.*other weights now"):
         measured(run, clips=4, **FVD)
 

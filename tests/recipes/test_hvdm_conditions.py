@@ -41,7 +41,7 @@ def tiny(config=FULL, found=LEVELS, planes=False):
     stage = autoencoder.build(STAGE, Given(CLIP))
     if planes:
         stage = pvdm_autoencoder.build(pvdm_autoencoder.Config(**SMALL), Given(CLIP))
-    recipe = build(config, Given(CLIP, stage, found))
+    recipe = build(config, Given(CLIP, {"first_stage": stage}, found))
     source = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in recipe.trained.parameters():

@@ -43,7 +43,7 @@ def default_dtype(dtype):
 
 def tiny(config=TINY, clip=CLIP):
     torch.manual_seed(0)
-    return build(config, Given(clip, autoencoder.build(STAGE, Given(clip))))
+    return build(config, Given(clip, {"first_stage": autoencoder.build(STAGE, Given(clip))}))
 
 
 def awake(config=TINY):
@@ -84,7 +84,7 @@ def test_parameter_count_of_the_paper():
     clip = Clip(16, 256, 256)
     with torch.device("meta"):
         first_stage = autoencoder.build(autoencoder.Config(), Given(clip))
-        recipe = build(Config(), Given(clip, first_stage))
+        recipe = build(Config(), Given(clip, {"first_stage": first_stage}))
         denoiser = recipe.trained["denoiser"]
         latent = torch.empty(1, *recipe.latent_shape)
         assert denoiser(latent, torch.zeros(1), latent).shape == latent.shape
@@ -209,14 +209,9 @@ def test_levels_must_divide_the_latent():
         tiny(dataclasses.replace(TINY, multipliers=()))
 
 
-def test_a_first_stage_is_needed():
-    with pytest.raises(UserError, match="first_stage"):
-        build(TINY, Given(CLIP))
-
-
 def test_an_encoder_is_needed():
     with pytest.raises(UserError, match="autoencoder"):
-        build(TINY, Given(CLIP, SimpleNamespace(coder=None)))
+        build(TINY, Given(CLIP, {"first_stage": SimpleNamespace(coder=None)}))
 
 
 # What is told of the past, what is predicted, how it is sampled
@@ -320,4 +315,4 @@ def test_attention_sits_on_the_two_coarsest_levels():
 def test_a_first_stage_of_another_shape_is_refused():
     stage = autoencoder.build(STAGE, Given(CLIP))
     with pytest.raises(UserError, match="data.height=16, and first_stage was trained on 8"):
-        build(TINY, Given(Clip(4, 16, 16), stage))
+        build(TINY, Given(Clip(4, 16, 16), {"first_stage": stage}))

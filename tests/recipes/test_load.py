@@ -17,7 +17,7 @@ from launcher import compose
 
 def run_of(name, folder, *overrides):
     config = compose.run_config(name, [*overrides, f"run={folder}"])
-    recipe = building.build_recipe(config, opening.first_stage_of(config))
+    recipe = building.build_recipe(config, opening.stages_of(config))
     checkpoint.save_weights(folder, 0, recipe.trained, {})
     (folder / opening.CONFIG_FILE).write_text(yaml.safe_dump(configs.plain(config)))
     return recipe

@@ -62,7 +62,7 @@ def test_parameter_counts_of_its_diffusion(width, parameters):
     clip = Clip(16, 256, 256)
     with torch.device("meta"):
         stage = build(Config(), Given(clip))
-        recipe = diffusion.build(diffusion.Config(width=width), Given(clip, stage))
+        recipe = diffusion.build(diffusion.Config(width=width), Given(clip, {"first_stage": stage}))
     assert recipe.coder.latent_shape == (4, 2048)
     assert count(recipe.trained["denoiser"]) == parameters
 
@@ -131,7 +131,7 @@ def test_the_adversarial_losses_are_the_formulas():
 def test_diffusion_on_planes_trains_and_samples():
     stage = tiny()
     config = diffusion.Config(width=8, multipliers=(1, 2), blocks=1, heads=2, sampling_steps=2)
-    recipe = diffusion.build(config, Given(CLIP, stage))
+    recipe = diffusion.build(config, Given(CLIP, {"first_stage": stage}))
     loss, _ = recipe.phases[0].loss(rows((0, 1), frames=8), Context(0, (0, 1), "p"))
     loss.sum().backward()
     missing = [n for n, p in recipe.trained.named_parameters() if p.grad is None]
@@ -142,4 +142,4 @@ def test_planes_of_odd_size_need_fewer_levels():
     stage = tiny(clip=Clip(3, 8, 16))
     config = diffusion.Config(width=8, multipliers=(1, 2), blocks=1, heads=2)
     with pytest.raises(UserError, match="data.frames gives a latent frames of 3"):
-        diffusion.build(config, Given(Clip(3, 8, 16), stage))
+        diffusion.build(config, Given(Clip(3, 8, 16), {"first_stage": stage}))

@@ -30,7 +30,7 @@ def stage(family, sizes=None, clip=CLIP):
 
 def on_top(below, **changes):
     config = dataclasses.replace(diffusion.Config(variant="released"), **changes)
-    return diffusion.build(config, Given(below.coder.clip, below))
+    return diffusion.build(config, Given(below.coder.clip, {"first_stage": below}))
 
 
 def listed(name):

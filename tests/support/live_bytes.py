@@ -2,6 +2,7 @@
 
 import gc
 import warnings
+from collections.abc import Mapping
 
 import torch
 
@@ -28,11 +29,13 @@ def storages() -> dict[int, int]:
     return found
 
 
-def after_backward(config: RunConfig, below: RunConfig | None, last: bool = True) -> int:
+def after_backward(config: RunConfig, below: Mapping[str, RunConfig], last: bool = True) -> int:
     """Bytes after a backward pass, before the step, without communication buckets."""
     zero.prepare(torch.device("cpu"), 60, print)
     before = storages()
-    recipe = building.build_recipe(config, building.build_recipe(below) if below else None)
+    recipe = building.build_recipe(
+        config, {name: building.build_recipe(each) for name, each in below.items()}
+    )
     engines = building.build_engines(config, recipe)
     averages = building.build_averages(config, recipe, engines)
     _backward(config, recipe, engines, last)

@@ -75,6 +75,9 @@ class Config:
     activation_checkpointing: bool = False
 
 
+stages = ("first_stage",)
+
+
 def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
     """Latents where the data set holds them, else clips with their past in front."""
     clip = video(data, config.before + data.frames, unless="latent")
@@ -83,10 +86,8 @@ def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
 
 
 def build(config: Config, given: Given) -> Recipe:
-    """The recipe on the latents of `given.first_stage`."""
-    first_stage = given.first_stage
-    if first_stage is None:
-        raise UserError("first_stage is not set: this model needs the run of an autoencoder")
+    """The recipe on the latents of its first stage."""
+    first_stage = given.stages["first_stage"]
     coder = first_stage.coder
     if not isinstance(coder, ClipCoder):
         raise UserError(

@@ -35,14 +35,14 @@ LIVE += [(AUTOENCODER, stage, "bf16") for stage in (1, 2, 3)]
 @pytest.mark.parametrize("name, stage, precision", LIVE)
 def test_state_is_within_five_percent_of_a_live_engine(two_ranks, name, stage, precision):
     config = config_of(name, stage, precision)
-    (live, _) = two_ranks.run(after_backward, config, models.first_stage_config(config))
+    (live, _) = two_ranks.run(after_backward, config, models.configs_below(config))
     assert planned(config) == pytest.approx(live, rel=0.05)
 
 
 @pytest.mark.processes
 def test_micro_steps_make_stage_1_wait_with_its_gradients(two_ranks):
     config = config_of(AUTOENCODER, 1, micro_batch=2)
-    (live, _) = two_ranks.run(after_backward, config, None, False)
+    (live, _) = two_ranks.run(after_backward, config, {}, False)
     assert planned(config) == pytest.approx(live, rel=0.05)
 
 

@@ -45,7 +45,7 @@ def files(tmp_path_factory):
 
 def _denoiser(config):
     with torch.device("meta"):
-        return building.build_recipe(config, on_meta(narrow("autoencoder")))
+        return building.build_recipe(config, {"first_stage": on_meta(narrow("autoencoder"))})
 
 
 def call(verb, *typed):

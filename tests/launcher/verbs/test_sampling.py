@@ -52,7 +52,7 @@ def make_run(run, recipe, model, **more):
     )
     run.mkdir()
     (run / opening.CONFIG_FILE).write_text(yaml.safe_dump(configs.plain(config)))
-    recipe = building.build_recipe(config, opening.first_stage_of(config))
+    recipe = building.build_recipe(config, opening.stages_of(config))
     source = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in recipe.trained.parameters():
