@@ -15,7 +15,7 @@ from hvdm.data.fields import Field
 from hvdm.data.loader import ClipSpec, Loader, ReadOptions
 from hvdm.data.order import check_groups
 from hvdm.data.store import join
-from hvdm.errors import UserError
+from hvdm.errors import UserError, closest
 from hvdm.nets import blocks
 from hvdm.recipe import (
     OF_MODULE,
@@ -25,6 +25,7 @@ from hvdm.recipe import (
     check_declared,
     check_has,
     group_of,
+    part_of,
 )
 from hvdm.train.ema import Ema
 from hvdm.train.engine import Engine, LocalEngine
@@ -97,6 +98,12 @@ def _check_stages(config: RunConfig, below: Mapping[str, Recipe]) -> None:
 
 def check_recipe(config: RunConfig, recipe: Recipe) -> None:
     check_groups(config.batch, config.micro_batch, group_of(recipe))
+    for net in config.optimizer.of:
+        if net not in recipe.trained:
+            raise UserError(
+                f"optimizer.of.{net}: {config.recipe} trains no such network; "
+                f"{closest(net, recipe.trained)}"
+            )
     if config.engine.zero == 3 and len(recipe.phases) > 1:
         raise UserError(
             f"engine.zero=3 does not work for {config.recipe}, whose {len(recipe.phases)} networks "
@@ -106,17 +113,17 @@ def check_recipe(config: RunConfig, recipe: Recipe) -> None:
 
 
 def build_engines(config: RunConfig, recipe: Recipe) -> dict[str, Engine]:
+    return {net: _engine(config, recipe, net) for net in recipe.trained}
+
+
+def _engine(config: RunConfig, recipe: Recipe, net: str) -> Engine:
+    module, optimizer = recipe.trained[net], config.optimizer.of_net(net)
+    part = part_of(recipe, net)
     if config.engine.name == "local":
-        return {
-            name: LocalEngine(module, config.engine, config.optimizer)
-            for name, module in recipe.trained.items()
-        }
+        return LocalEngine(module, config.engine, optimizer, part)
     from hvdm.train.zero import DeepSpeedEngine
 
-    return {
-        name: DeepSpeedEngine(module, config.engine, config.optimizer, config.micro_batch)
-        for name, module in recipe.trained.items()
-    }
+    return DeepSpeedEngine(module, config.engine, optimizer, config.micro_batch, part)
 
 
 def build_averages(

@@ -62,6 +62,19 @@ class OptimizerConfig:
     clip: float | None = None
     warmup: Samples = Samples(0)
     decay: tuple[Samples, Samples] | None = None
+    schedule: Literal["constant", "linear", "cosine"] | None = None
+    floor: float | None = None
+    of: Mapping[str, Any] = field(default_factory=dict)
+
+    def of_net(self, net: str) -> "OptimizerConfig":
+        """With what `of` says otherwise for this network."""
+        where = f"optimizer.of.{net}"
+        own = self.of.get(net, {})
+        if not isinstance(own, Mapping):
+            raise _wrong(where, "a group of keys", own)
+        if "of" in own:
+            raise UserError(f"{where}.of: a network has no networks of its own; leave it out")
+        return parse(OptimizerConfig, {**plain(self), **own, "of": {}}, where)
 
 
 @dataclass(frozen=True)
@@ -149,7 +162,7 @@ class RunConfig:
 
     def check(self) -> None:
         """Every rule that crosses fields; each refusal names the key to change."""
-        for rule in (_positive_rule, _decay_rule, _zero_rule, _precision_rule, _worker_rule):
+        for rule in (_positive_rule, _optimizer_rule, _zero_rule, _precision_rule, _worker_rule):
             problem = rule(self)
             if problem:
                 raise UserError(problem)
@@ -179,13 +192,25 @@ def _positive_rule(config: RunConfig) -> str | None:
     return None
 
 
-def _decay_rule(config: RunConfig) -> str | None:
-    warmup, decay = config.optimizer.warmup, config.optimizer.decay
+def _optimizer_rule(config: RunConfig) -> str | None:
+    whole = config.optimizer
+    each = {"optimizer": whole, **{f"optimizer.of.{net}": whole.of_net(net) for net in whole.of}}
+    return next((text for key, one in each.items() if (text := _schedule_rule(key, one))), None)
+
+
+def _schedule_rule(key: str, optimizer: OptimizerConfig) -> str | None:
+    warmup, decay, schedule = optimizer.warmup, optimizer.decay, optimizer.schedule
     if decay and not warmup <= decay[0] < decay[1]:
         return (
-            f"optimizer.decay={list(decay)}: two rising counts of samples, the first at or after "
-            f"optimizer.warmup={warmup}"
+            f"{key}.decay={list(decay)}: two rising counts of samples, the first at or after "
+            f"{key}.warmup={warmup}"
         )
+    if schedule == "constant" and decay:
+        return f"{key}.schedule=constant falls nowhere: leave out {key}.decay={list(decay)}"
+    if schedule in ("linear", "cosine") and not decay:
+        return f"{key}.schedule={schedule} needs {key}.decay=[FIRST,LAST], counts of samples"
+    if optimizer.floor is not None and not (decay and 0 <= optimizer.floor <= 1):
+        return f"{key}.floor={optimizer.floor}: the share of lr, 0 to 1, that {key}.decay leaves"
     return None
 
 

@@ -14,7 +14,8 @@ from hvdm.checkpoint import checkpoint
 from hvdm.checkpoint.checkpoint import Checkpoint
 from hvdm.config import RunConfig
 from hvdm.errors import UserError, closest
-from hvdm.recipe import Recipe
+from hvdm.recipe import Recipe, part_of
+from hvdm.train import part
 
 CONFIG_FILE = "config.yaml"
 
@@ -66,7 +67,9 @@ def open_run(
     found = checkpoint.choose(run, step, checkpoint.for_inference(averaged))
     recipe = build_recipe(config, stages_of(config, device))
     for name, module in recipe.trained.items():
-        module.load_state_dict(checkpoint.weights(found, name, averaged))
+        kept = part_of(recipe, name)
+        checkpoint.check_rest(found, name, part.hash_of_rest(module, kept))
+        part.fill(module, kept, checkpoint.weights(found, name, averaged))
     for module in (recipe.trained, recipe.frozen):
         module.to(device).eval().requires_grad_(False)
         lay_out(config, module)

@@ -99,8 +99,18 @@ class Context(Noise):
 
     step: int = 0
 
+    def keep(self, shape: tuple[int, ...], share: float, use: str) -> Tensor:
+        """Dropout's factors for each row: 1 / share with this probability, else 0.
 
-Loss = Callable[[Batch, Context], tuple[Tensor, Logs]]
+        Of the draw and the use alone, hence the same where activations are computed again.
+        """
+        return (self.uniform(shape, use) < share) / share
+
+
+Sums = Mapping[str, Tensor]
+"""Named float64 sums over rows times `batch.weight`; the loop adds them over the global batch."""
+
+Loss = Callable[[Batch, Context], tuple[Tensor, Logs] | tuple[Tensor, Logs, Sums]]
 
 
 def always(step: int) -> bool:
@@ -112,11 +122,16 @@ class Phase:
     """One optimizer step in a training step: the network that moves, its loss, its steps.
 
     The loss gives one value per sample, shape `B`, and calls the raw modules in `recipe.trained`.
+    `part` are prefixes of the names that move, where the rest of the network keeps still for the
+    whole run. `after` gets the loss's sums once a step, after the update, on all ranks alike; what
+    it moves are buffers.
     """
 
     net: str
     loss: Loss
     when: Callable[[int], bool] = always
+    part: tuple[str, ...] | None = None
+    after: Callable[[Sums], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -246,6 +261,26 @@ def check_declared(recipe: Recipe, name: str) -> None:
         if net not in recipe.trained:
             raise UserError(
                 f"{name} has no network {net!r} in `trained`; {closest(net, recipe.trained)}"
+            )
+
+    for net in recipe.trained:
+        _check_part(recipe, net, name)
+
+
+def part_of(recipe: Recipe, net: str) -> tuple[str, ...] | None:
+    """Prefixes of the names that move in a network; None where all of it does."""
+    return next((phase.part for phase in recipe.phases if phase.net == net), None)
+
+
+def _check_part(recipe: Recipe, net: str, name: str) -> None:
+    parts = {phase.part for phase in recipe.phases if phase.net == net}
+    if len(parts) > 1:
+        raise UserError(f"{name}: the phases of {net!r} move different parts; name one `part`")
+    known = [parameter for parameter, _ in recipe.trained[net].named_parameters()]
+    for prefix in part_of(recipe, net) or ():
+        if not any(parameter.startswith(prefix) for parameter in known):
+            raise UserError(
+                f"{name}: no parameter of {net!r} begins with {prefix!r}; {closest(prefix, known)}"
             )
 
 

@@ -17,7 +17,15 @@ from hvdm.checkpoint.choosing import (
     of_step,
     shared_damage,
 )
-from hvdm.checkpoint.reading import Reader, check_fits, for_inference, hashes, restore, weights
+from hvdm.checkpoint.reading import (
+    Reader,
+    check_fits,
+    check_rest,
+    for_inference,
+    hashes,
+    restore,
+    weights,
+)
 from hvdm.checkpoint.saver import Saver, save
 from hvdm.checkpoint.storage import MANIFEST
 from hvdm.checkpoint.writing import name_of, save_weights
@@ -28,6 +36,7 @@ __all__ = [
     "Reader",
     "Saver",
     "check_fits",
+    "check_rest",
     "choose",
     "damage",
     "every_file",

@@ -120,6 +120,18 @@ def check_fits(checkpoint: Checkpoint, head: Mapping[str, Any]) -> None:
                 f"{checkpoint.where} has the state of optimizer={then}, this run has {now}; "
                 "set it back, or begin a new run with init=RUN"
             )
+        check_rest(checkpoint, net, row.get("rest"))
+
+
+def check_rest(checkpoint: Checkpoint, net: str, now: str | None) -> None:
+    """Refuses what was trained inside other weights than those that keep still now."""
+    then = checkpoint.nets[net].get("rest")
+    if then not in (None, now):
+        below = ", ".join(checkpoint.manifest.get("stages", {}).values()) or "the seed"
+        raise UserError(
+            f"{checkpoint.where}: what keeps still in {net} came from {below} with other weights "
+            "than are there now; bring them back"
+        )
 
 
 def _check_shapes(

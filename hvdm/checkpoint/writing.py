@@ -22,6 +22,7 @@ from hvdm.checkpoint.storage import Storage
 from hvdm.errors import RunError
 from hvdm.train.ema import Ema
 from hvdm.train.engine import Engine
+from hvdm.train.part import moves
 
 GROUPS = ("weights", "optimizer", "ema", "buffers")
 _GROUP_OF = {"master": "weights", "ema": "ema", "buffer": "buffers"}
@@ -168,7 +169,8 @@ def _pieces(engine: Engine, ema: Ema | None) -> Iterator[tuple[str, str, Tensor]
 
 def buffers(engine: Engine) -> Iterable[tuple[str, Tensor]]:
     kept = engine.module.state_dict(keep_vars=True).keys()
-    return [(name, b) for name, b in engine.module.named_buffers() if name in kept]
+    named = engine.module.named_buffers()
+    return [(name, b) for name, b in named if name in kept and moves(engine.part, name)]
 
 
 class Stopped(Exception):
@@ -211,11 +213,12 @@ def head(
     """The manifest but for its files, as things are now."""
     nets = {
         net: {
-            "parameters": {n: list(_shape(p)) for n, p in engine.module.named_parameters()},
+            "parameters": {n: list(_shape(p)) for n, p in engine.moving.items()},
             "buffers": {n: list(b.shape) for n, b in buffers(engine)},
             "optimizer": engine.optimizer_config.name,
             "optimizer_steps": engine.optimizer_steps,
             "ema_updates": averages[net].updates if net in averages else None,
+            **({"part": list(engine.part), "rest": engine.rest} if engine.part else {}),
         }
         for net, engine in engines.items()
     }

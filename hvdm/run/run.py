@@ -32,10 +32,11 @@ from hvdm.events import (
     read_lines,
 )
 from hvdm.nets import attention
-from hvdm.recipe import Recipe
+from hvdm.recipe import Recipe, part_of
 from hvdm.run import account, resuming, stopping
 from hvdm.run.ledger import ledger, told
 from hvdm.run.steps import Steps
+from hvdm.train import part
 from hvdm.train.loop import Session
 
 PATIENCE_S = 20.0
@@ -109,7 +110,7 @@ def _warm_start(config: RunConfig, recipe: Recipe) -> None:
             have = ", ".join(found.nets)
             raise UserError(f"init={config.init} has no network {name!r}; it has: {have}")
         try:
-            module.load_state_dict(checkpoint.weights(found, name, averaged=True))
+            part.fill(module, part_of(recipe, name), checkpoint.weights(found, name, averaged=True))
         except RuntimeError as error:
             line = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise UserError(f"init={config.init} does not fit network {name!r}: {line}") from None

@@ -1,7 +1,7 @@
 """What moves one network: gradients summed over all ranks, a norm before the step, the step."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from hvdm import dist
 from hvdm.config import EngineConfig, OptimizerConfig
 from hvdm.train import optim
+from hvdm.train.part import Part, hash_of_rest, moves
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,22 @@ class Slice:
 class Engine(ABC):
     """Losses call `module` itself; an engine is backward, norm, step, and its state as slices."""
 
-    def __init__(self, module: nn.Module, config: EngineConfig, optimizer: OptimizerConfig) -> None:
+    def __init__(
+        self, module: nn.Module, config: EngineConfig, optimizer: OptimizerConfig, part: Part = None
+    ) -> None:
         self.module = module
         self.config = config
         self.optimizer_config = optimizer
+        self.part = part
+        self.moving = {n: p for n, p in module.named_parameters() if moves(part, n)}
+        module.requires_grad_(False)
+        self.requires_grad(True)
+        dist.share(p.data for p in module.parameters())
+        self.rest = hash_of_rest(module, part)
+
+    def requires_grad(self, wanted: bool) -> None:
+        for p in self.moving.values():
+            p.requires_grad_(wanted)
 
     def autocast(self) -> AbstractContextManager[object]:
         if self.config.precision != "bf16":
@@ -76,12 +89,12 @@ class Engine(ABC):
 
 
 def torch_slices(
-    module: nn.Module, name: str, optimizer: torch.optim.Optimizer, whole: bool
+    moving: Mapping[str, nn.Parameter], name: str, optimizer: torch.optim.Optimizer, whole: bool
 ) -> list[Slice]:
     """Of an engine that keeps whole parameters: all of each, or this rank's even share."""
     return [
         _share(parameter_name, p, optimizer.state[p], optim.STATE[name], whole)
-        for parameter_name, p in module.named_parameters()
+        for parameter_name, p in moving.items()
     ]
 
 
@@ -114,10 +127,11 @@ class LocalEngine(Engine):
     after the first step, and a resumed run then adds in another order than a straight one.
     """
 
-    def __init__(self, module: nn.Module, config: EngineConfig, optimizer: OptimizerConfig) -> None:
-        super().__init__(module, config, optimizer)
-        dist.share(p.data for p in module.parameters())
-        self._parameters = list(module.parameters())
+    def __init__(
+        self, module: nn.Module, config: EngineConfig, optimizer: OptimizerConfig, part: Part = None
+    ) -> None:
+        super().__init__(module, config, optimizer, part)
+        self._parameters = list(self.moving.values())
         self._optimizer = optim.build(optimizer, self._parameters)
         optim.create_state(optimizer.name, self._optimizer, self._parameters)
         self._buckets = list(_buckets(self._parameters, config.bucket_mb * 2**20))
@@ -150,10 +164,10 @@ class LocalEngine(Engine):
         self._optimizer.zero_grad(set_to_none=True)
 
     def owned(self) -> list[Slice]:
-        return torch_slices(self.module, self.optimizer_config.name, self._optimizer, whole=False)
+        return torch_slices(self.moving, self.optimizer_config.name, self._optimizer, whole=False)
 
     def held(self) -> list[Slice]:
-        return torch_slices(self.module, self.optimizer_config.name, self._optimizer, whole=True)
+        return torch_slices(self.moving, self.optimizer_config.name, self._optimizer, whole=True)
 
     def restored(self, optimizer_steps: int) -> None:
         optim.set_steps_taken(self._optimizer, optimizer_steps)

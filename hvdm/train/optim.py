@@ -1,5 +1,6 @@
 """Optimizers by name, their learning rate over samples, and their state from the first step on."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -10,6 +11,7 @@ from hvdm.config import OptimizerConfig
 STATE = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 """What each optimizer keeps for every element of a parameter."""
 FLOOR = 0.01
+"""The share of lr that a decay leaves, unless told otherwise."""
 
 
 def build(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -51,8 +53,8 @@ def set_steps_taken(optimizer: torch.optim.Optimizer, count: int) -> None:
 
 
 def learning_rate(config: OptimizerConfig, samples_seen: int) -> float:
-    """Linear warm-up over `warmup` samples, then constant; linear again down to a hundredth
-    between the two counts of `decay`.
+    """Linear warm-up over `warmup` samples, then constant; between the two counts of `decay` it
+    falls in a line, or half a cosine, to the floor.
 
     Of the samples seen and of nothing else, so that a run that is trained further goes on as it
     would have.
@@ -63,4 +65,7 @@ def learning_rate(config: OptimizerConfig, samples_seen: int) -> float:
         return config.lr
     first, last = config.decay
     fallen = min(1.0, max(0.0, (samples_seen - first) / (last - first)))
-    return config.lr * (1 - (1 - FLOOR) * fallen)
+    if config.schedule == "cosine":
+        fallen = (1 - math.cos(math.pi * fallen)) / 2
+    floor = FLOOR if config.floor is None else config.floor
+    return config.lr * (1 - (1 - floor) * fallen)

@@ -24,6 +24,7 @@ from hvdm.config import EngineConfig, OptimizerConfig
 from hvdm.errors import RunError, UserError
 from hvdm.train import optim
 from hvdm.train.engine import Engine, Slice, clip_, norm_of, torch_slices
+from hvdm.train.part import Part
 
 SUPPORTED = "0.19."
 _INVALID_NORM = -1.0
@@ -141,16 +142,19 @@ class DeepSpeedEngine(Engine):
         config: EngineConfig,
         optimizer: OptimizerConfig,
         micro_batch: int,
+        part: Part = None,
     ) -> None:
-        super().__init__(module, config, optimizer)
-        dist.share(p.data for p in module.parameters())
-        exact = {n: p.detach().flatten().clone() for n, p in module.named_parameters()}
-        self._names = {id(p): name for name, p in module.named_parameters()}
+        super().__init__(module, config, optimizer, part)
+        exact = {n: p.detach().flatten().clone() for n, p in self.moving.items()}
+        kept = [(m, n, b) for m in module.modules() for n, b in m.named_buffers(recurse=False)]
+        self._names = {id(p): name for name, p in self.moving.items()}
         self._engine, *_ = _import().initialize(
             model=module,
-            optimizer=optim.build(optimizer, list(module.parameters())),
+            optimizer=optim.build(optimizer, list(self.moving.values())),
             config=settings(config, optimizer, micro_batch),
         )
+        for owner, name, buffer in kept:  # DeepSpeed rounds them with the weights
+            setattr(owner, name, buffer)
         self._optimizer = self._engine.optimizer
         self._layout = _layout_of(self._optimizer)
         self._base = getattr(self._optimizer, "optimizer", self._optimizer)
@@ -196,7 +200,7 @@ class DeepSpeedEngine(Engine):
     def _slices(self, whole: bool) -> list[Slice]:
         keys = optim.STATE[self.optimizer_config.name]
         if self.config.zero == 0:
-            return torch_slices(self.module, self.optimizer_config.name, self._base, whole)
+            return torch_slices(self.moving, self.optimizer_config.name, self._base, whole)
         return [self._slice(place, keys) for place in self._layout.places(self._optimizer)]
 
     def _slice(self, place: "FlatPlace", keys: tuple[str, ...]) -> Slice:
@@ -227,7 +231,7 @@ class _Replicated:
     """Stage 0: whole parameters, and gradients in `p.grad`."""
 
     def masters(self, engine: Any) -> list[Tensor]:
-        return list(engine.module.parameters())
+        return [p for p in engine.module.parameters() if p.requires_grad]
 
     def places(self, optimizer: Any) -> Iterator[FlatPlace]:
         return iter(())

@@ -19,8 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from hvdm import building
 from hvdm.config import RunConfig
 from hvdm.data.order import share
-from hvdm.recipe import Context, Recipe, group_of
+from hvdm.recipe import Context, Recipe, group_of, part_of
 from hvdm.train import optim
+from hvdm.train.part import Part, moves
 from launcher.sizing import models
 
 
@@ -62,25 +63,28 @@ def state(config: RunConfig, recipe: Recipe, stage: int) -> State:
     ranks = config.cluster.workers
     nets = recipe.trained
     count = sum(_count(net) for net in nets.values())
-    averaged = sum(_count(nets[name]) for name in recipe.averaged)
+    moving = {name: _count(net, part_of(recipe, name)) for name, net in nets.items()}
+    moved = sum(moving.values())
+    averaged = sum(moving[name] for name in recipe.averaged)
     low = config.engine.precision == "bf16" and stage > 0
     full = 8 if config.engine.precision == "fp64" else 4
     width = 2 if low else full
     shared = ranks if stage else 1
-    moments = len(optim.STATE[config.optimizer.name])
+    kept = {name: len(optim.STATE[config.optimizer.of_net(name).name]) for name in nets}
+    moments = sum(kept[name] * moving[name] for name in nets)
     return State(
         weights=count * width // (ranks if stage == 3 else 1),
-        master=count * full // ranks if stage else 0,
-        moments=moments * count * full // shared,
-        gradients=_gradients(config, recipe, stage, low, count) * full,
+        master=moved * full // ranks if stage else 0,
+        moments=moments * full // shared,
+        gradients=_gradients(config, recipe, stage, low, moved) * full,
         average=averaged * full // ranks,
         frozen=sum(_count(net) for net in recipe.frozen.values()) * full,
         buckets=config.engine.bucket_mb * 2**20 if ranks > 1 else 0,
     )
 
 
-def _count(net: nn.Module) -> int:
-    return sum(p.numel() for p in net.parameters())
+def _count(net: nn.Module, part: Part = None) -> int:
+    return sum(p.numel() for name, p in net.named_parameters() if moves(part, name))
 
 
 def _gradients(config: RunConfig, recipe: Recipe, stage: int, low: bool, count: int) -> int:
@@ -133,11 +137,12 @@ def _run(config: RunConfig, recipe: Recipe, rows: int) -> tuple[int, int]:
     peak = operations = 0
     for index, phase in enumerate(recipe.phases):
         for name, net in recipe.trained.items():
-            net.requires_grad_(name == phase.net)
+            for parameter, p in net.named_parameters():
+                p.requires_grad_(name == phase.net and moves(phase.part, parameter))
         context = Context(config.seed, tuple(range(rows)), f"phase{index}", "cpu")
         live = _Live()
         with FlopCounterMode(display=False) as counter, live, _autocast(config):
-            losses, _ = phase.loss(models.blank(config, rows), context)
+            losses, *_ = phase.loss(models.blank(config, rows), context)
             losses.sum().backward()
         peak, operations = max(peak, live.peak), operations + counter.get_total_flops()
     return peak, operations

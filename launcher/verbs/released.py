@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hvdm import building, opening
 from hvdm import config as configs
 from hvdm.checkpoint import checkpoint
+from hvdm.checkpoint.checkpoint import Checkpoint
 from hvdm.config import RunConfig
 from hvdm.errors import UserError, closest
 from hvdm.nets.state_files import read_state, sha256_of
@@ -237,11 +238,18 @@ def _export_plainly(reference: str, out: Path, averaged: bool) -> list[Path]:
     found = checkpoint.choose(run, step, checkpoint.for_inference(averaged))
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name in found.nets:
+    for name, state in _states(reference, found, averaged).items():
         paths.append(out / f"{name}.safetensors")
-        state = checkpoint.weights(found, name, averaged)
         save_file({key: value.contiguous() for key, value in state.items()}, paths[-1])
     return [*paths, cards.write(run, found, paths, averaged)]
+
+
+def _states(reference: str, found: Checkpoint, averaged: bool) -> dict[str, Mapping[str, Tensor]]:
+    """Whole networks: where one moves in part, the run below has the rest."""
+    if any("rest" in row for row in found.nets.values()):
+        nets = opening.open_run(reference, averaged).nets
+        return {name: net.state_dict() for name, net in nets.items()}
+    return {name: checkpoint.weights(found, name, averaged) for name in found.nets}
 
 
 def _export_released(
