@@ -92,7 +92,7 @@ def test_a_gpu_where_there_is_none(
 def test_a_first_stage_that_is_not_trained(
     shapes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    typed = [f"config={YAML}", f"data.path={shapes}", "first_stage=runs/none"]
+    typed = ["config=tiny/hvdm_diffusion", f"data.path={shapes}", "first_stage=runs/none"]
     code, line = line_of(capsys, "train", *typed)
     assert code == 2 and "runs/none is not trained yet" in line and "first_stage=RUN" in line
 

@@ -24,6 +24,12 @@ def test_decay_falls_in_a_line_to_a_hundredth_and_stays():
     assert found == pytest.approx([2.0, 2.0, 1.01, 0.02, 0.02])
 
 
+def test_a_cosine_falls_to_its_floor():
+    decay = (Samples(100), Samples(200))
+    found = rates([0, 125, 150, 200, 10**9], decay=decay, schedule="cosine", floor=0.5)
+    assert found == pytest.approx([2.0, 1.5 + 0.5**1.5, 1.5, 1.0, 1.0])
+
+
 @pytest.mark.parametrize("decay", ["[64,64]", "[9,64]"])
 def test_a_decay_that_cannot_be_is_refused(decay):
     with pytest.raises(UserError, match=r"optimizer.decay=\[.*two rising counts"):

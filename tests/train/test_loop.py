@@ -12,14 +12,15 @@ from torch import nn
 
 from hvdm import dist
 from hvdm.checkpoint import checkpoint
-from hvdm.config import RunConfig
+from hvdm.config import EngineConfig, RunConfig
 from hvdm.errors import RunError, UserError
 from hvdm.events import read_lines
 from hvdm.recipe import Batch, Context, Noise
 from hvdm.run import run
+from hvdm.train.engine import LocalEngine
 from hvdm.train.loop import Tally, only_trains
 from tests.support.ranks import Ranks
-from tests.support.toys import run_config
+from tests.support.toys import SGD, run_config
 from tests.train.test_engines import engine
 
 FLOW = "tests.sixth.toy_flow"
@@ -111,9 +112,13 @@ def test_noise_by_rank_is_found_by_the_equality_of_world_sizes(
 
 def test_only_the_network_of_the_phase_requires_gradients() -> None:
     nets = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
-    with only_trains(nets, "b"):
+    engines = {
+        name: LocalEngine(net, EngineConfig("local"), SGD, ("weight",) if name == "b" else None)
+        for name, net in nets.items()
+    }
+    with only_trains(engines, "b"):
         wanted = {name: p.requires_grad for name, p in nets.named_parameters()}
-    assert wanted == {"a.weight": False, "a.bias": False, "b.weight": True, "b.bias": True}
+    assert wanted == {"a.weight": False, "a.bias": False, "b.weight": True, "b.bias": False}
 
 
 def test_padding_rows_count_for_nothing() -> None:
