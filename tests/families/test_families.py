@@ -158,7 +158,6 @@ BAD = [
     ("two_nets", ["first_stage=x"], "has none: leave it out"),
     ("pair", ["stages.others=x"], "stages.others: .*did you mean 'other'"),
     ("pair", ["first_stage=x"], "is for a recipe of one stage, and .* has teacher, other"),
-    ("pair", ["stages={}"], "stages.teacher is not set: .* name it with stages.teacher=RUN"),
     ("pair", ["stages.other=none"], "stages.other=.*none is not trained yet"),
     ("adapter", ["first_stage=null"], "first_stage is not set"),
 ]
@@ -169,6 +168,11 @@ def test_one_line_says_what_is_wrong(family: str, typed: list[str], said: str, p
     with pytest.raises(UserError, match=said):
         config = composed(place, family, "bad", *typed)
         building.build_recipe(config, opening.stages_of(config))
+
+
+def test_a_stage_that_is_missing(place: Path) -> None:
+    with pytest.raises(UserError, match=r"stages.teacher is not set: .* with stages.teacher=RUN"):
+        building.build_recipe(composed(place, "pair", "bad"))
 
 
 def test_a_family_that_declares_too_little(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
