@@ -21,10 +21,13 @@ from data_tools.writer import Sample, commit_folder, part_folder, write_shard
 from hvdm import config as configs
 from hvdm import opening
 from hvdm.checkpoint import checkpoint
-from hvdm.data.clips import ClipSpec, resize
-from hvdm.data.fields import LATENT_SUFFIX, about_of, read_media
+from hvdm.data import child
+from hvdm.data.clips import ClipSpec, Frames, resize
+from hvdm.data.decode import CannotDecode
+from hvdm.data.fields import LATENT_SUFFIX, about_of, media_frames
 from hvdm.data.schema import (
     VERSION,
+    DamagedSample,
     Manifest,
     Shard,
     canonical,
@@ -133,8 +136,11 @@ def _samples(job: EncodeJob, manifest: Manifest) -> Iterator[Sample]:
     spec = configs.take(ClipSpec, _opened(job.stage)[0].config.data)
     for index in range(manifest.shards[job.number].samples):
         key, parts = reader.key(job.number, index), reader.sample(job.number, index)
-        about = about_of(parts)
-        frames = read_media(parts)
+        try:
+            about = about_of(parts)
+            frames = child.call(_small, parts, spec.height, spec.width)
+        except (CannotDecode, child.Failed) as error:
+            raise DamagedSample(manifest.shards[job.number].name, key, str(error)) from None
         starts = _starts(len(frames), spec, job.stride)
         if not starts:
             raise UserError(
@@ -142,7 +148,7 @@ def _samples(job: EncodeJob, manifest: Manifest) -> Iterator[Sample]:
                 "shard with a larger min_frames"
             )
         for start in starts:
-            clip = resize(frames[start : start + spec.span : spec.stride], spec.height, spec.width)
+            clip = np.ascontiguousarray(frames[start : start + spec.span : spec.stride])
             facts: dict[str, Any] = {
                 k: about[k] for k in ("label", "class", "caption", "source", "motion") if k in about
             }
@@ -150,6 +156,11 @@ def _samples(job: EncodeJob, manifest: Manifest) -> Iterator[Sample]:
             own = key if len(starts) == 1 else f"{key}-{start:04d}"
             latent = _latent(job.stage, torch.from_numpy(clip)[None])
             yield Sample(own, {LATENT_SUFFIX: latent, "json": canonical(facts)})
+
+
+def _small(parts: dict[str, bytes], height: int, width: int) -> Frames:
+    """Every frame at the first stage's size; in a child."""
+    return np.concatenate([resize(one[None], height, width) for one in media_frames(parts)])
 
 
 def _starts(total: int, spec: ClipSpec, stride: int | None) -> list[int]:

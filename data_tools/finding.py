@@ -10,9 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from hvdm.data.schema import KEY
 from hvdm.errors import UserError, closest
 
-VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
+VIDEOS = (
+    ".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".gif",
+)  # fmt: skip
+OWN_FOLDERS = ("journal", "preview")
+"""What lies in a data set's folder beside its splits."""
+
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -141,13 +147,19 @@ def _listed(path: Path, number: int, entry: Mapping[str, Any], images: bool) -> 
     label = entry.get("label")
     if label not in (None, "") and not str(label).lstrip("-").isdigit():
         raise UserError(f"{path}, entry {number}: label {label!r} is no whole number")
+    split = entry.get("split") or None
+    if split is not None and not (KEY.fullmatch(str(split)) and split not in OWN_FOLDERS):
+        raise UserError(
+            f"{path}, entry {number}: split {split!r} is no name for a folder of the data set; "
+            "use letters, digits, '_', '-', and neither " + " nor ".join(OWN_FOLDERS)
+        )
     item = Item(str(entry["path"]), str(file.absolute()), "image" if images else "video")
     return replace(
         item,
         label=-1 if label in (None, "") else int(str(label)),
         class_name=entry.get("class") or None,
         caption=entry.get("caption") or None,
-        split=entry.get("split") or None,
+        split=None if split is None else str(split),
     )
 
 

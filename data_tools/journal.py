@@ -9,7 +9,8 @@ journal/part-000/done.json     the sources of a part of the data set that is com
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,13 @@ class Journal:
     def shard_path(self, part: int, split: str, number: int) -> Path:
         return self._part(part) / f"{split}-{number:06d}.json"
 
+    def of_shard(self, split: str, name: str, ends: Sequence[int]) -> dict[str, Any] | None:
+        """The entry of a shard by its name; `ends` are the counts of shards after each part."""
+        number = shard_number(name)
+        if number is None:
+            return None
+        return read(self.shard_path(bisect_right(ends, number), split, number))
+
     def done(self) -> list[dict[str, Any]]:
         """What each complete part of the data set holds."""
         found: list[dict[str, Any]] = []
@@ -67,6 +75,12 @@ class Journal:
 
     def _part(self, part: int) -> Path:
         return self.folder / f"part-{part:03d}"
+
+
+def shard_number(name: str) -> int | None:
+    """Of a shard that a job wrote; a repaired one has another name."""
+    word = name.removeprefix("shard-").removesuffix(".tar")
+    return int(word) if word.isdecimal() else None
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -2,8 +2,10 @@
 
 import io
 import random
+from bisect import bisect_right
 from collections.abc import Sequence
 from html import escape
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from data_tools.summary import document, split_folders, stats, table
+from hvdm.data import child
 from hvdm.data.clips import resize
-from hvdm.data.fields import LATENT_SUFFIX, about_of, media_of, read_media
-from hvdm.data.schema import atomic_write, read_manifest
+from hvdm.data.decode import CannotDecode
+from hvdm.data.fields import LATENT_SUFFIX, VIDEO_SUFFIXES, about_of, media_frames, media_of
+from hvdm.data.schema import DamagedSample, atomic_write, read_manifest
 from hvdm.data.shards import ShardReader
 from hvdm.errors import UserError
 
@@ -55,28 +59,46 @@ def preview(folder: str | Path, count: int = 24, seed: int = 0, out: str | None 
 def _chosen(split: Path, count: int, seed: int) -> list[ShownSample]:
     manifest = read_manifest(split)
     reader = ShardReader(split, manifest)
-    places = [(n, i) for n, shard in enumerate(manifest.shards) for i in range(shard.samples)]
-    picked = sorted(random.Random(seed).sample(places, min(count, len(places))))
-    return [_shown(reader, *place) for place in picked]
+    ends = list(accumulate(shard.samples for shard in manifest.shards))
+    total = manifest.samples
+    picked = sorted(random.Random(seed).sample(range(total), min(count, total)))
+    return [_shown(reader, *_place(ends, number)) for number in picked]
+
+
+def _place(ends: Sequence[int], number: int) -> tuple[int, int]:
+    """The shard of a sample and its number there."""
+    shard = bisect_right(ends, number)
+    return shard, number - (ends[shard - 1] if shard else 0)
 
 
 def _shown(reader: ShardReader, shard: int, index: int) -> ShownSample:
     key, parts = reader.key(shard, index), reader.sample(shard, index)
     if LATENT_SUFFIX in parts:
         raise UserError("latents cannot be looked at; preview the clips that they were made of")
-    suffix, media = media_of(parts)
-    return ShownSample(key, about_of(parts), suffix, media, _strip(read_media(parts)))
+    try:
+        strip = child.call(_strip, parts)
+        suffix, media = media_of(parts)
+        about = about_of(parts)
+    except (CannotDecode, child.Failed) as error:
+        raise DamagedSample(reader.manifest.shards[shard].name, key, str(error)) from None
+    return ShownSample(key, about, suffix, media, strip)
 
 
-def _strip(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Some of the frames side by side."""
-    at = np.linspace(0, len(frames) - 1, TILES).round().astype(int)
-    height, width = frames.shape[1:3]
+def _strip(parts: dict[str, bytes]) -> npt.NDArray[np.uint8]:
+    """Some of the frames side by side; in a child, and never all frames in memory."""
+    count = sum(1 for _ in media_frames(parts))
+    at = np.linspace(0, count - 1, TILES).round().astype(int).tolist()
+    tiles = {n: _tile(one) for n, one in enumerate(media_frames(parts)) if n in at}
+    return np.concatenate([tiles[n] for n in at], axis=1)
+
+
+def _tile(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    height, width = frame.shape[:2]
     tall = TILE if height <= width else round(TILE * height / width)
-    tiles = resize(frames[at], tall, TILE)[:, :TILE]
-    square = np.zeros((TILES, TILE, TILE, 3), np.uint8)
-    square[:, : tiles.shape[1]] = tiles
-    return np.concatenate(list(square), axis=1)
+    tile = resize(frame[None], tall, TILE)[0, :TILE]
+    square = np.zeros((TILE, TILE, 3), np.uint8)
+    square[: len(tile)] = tile
+    return square
 
 
 def _figure(target: Path, split: str, one: ShownSample) -> str:
@@ -85,7 +107,7 @@ def _figure(target: Path, split: str, one: ShownSample) -> str:
     words = [one.key, *_words(one.about)]
     tag = (
         f'<video src="{name}" autoplay loop muted controls playsinline></video>'
-        if one.about.get("frames", 1) > 1
+        if one.suffix in VIDEO_SUFFIXES
         else f'<img src="{name}" alt="{escape(one.key)}">'
     )
     return f"<figure>{tag}<figcaption>{escape(', '.join(words))}</figcaption></figure>"

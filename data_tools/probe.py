@@ -1,7 +1,8 @@
 """The first pass: what a source is, whether it decodes to its end, and which clips it holds."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -18,12 +19,16 @@ from data_tools.shots import (
     Shot,
     Timeline,
     Unusable,
+    at_rate,
     opened,
     shots_of_pictures,
     shots_of_video,
     timeline,
 )
 from hvdm.data.dissimilarity import dissimilarity
+
+PROBE_VERSION = 2
+"""Of what a probe's entry in the journal holds; an older one is not used."""
 
 SMALL = 64
 SCENE_WIDTH = 256
@@ -73,14 +78,15 @@ def _probe_image(item: Item) -> dict[str, Any]:
 def _probe_video(item: Item, settings: Settings, strict: bool) -> dict[str, Any]:
     facts: list[Facts] = []
     shots = open_shots(item, strict, facts=facts)
-    times, smalls, cuts = _watch(shots, facts, settings)
+    times, smalls, cuts, marks = _watch(shots, facts, settings)
     if not facts:
         raise Unusable("has no frame that decodes")
     line = timeline(times, facts[0].rate, settings.rate)
     places = _places(times, line)
+    seen = list(at_rate(zip(times, marks, strict=True), line, 0, line.length))
     scenes = _scenes([int(np.searchsorted(places, cut)) for cut in cuts], line.length)
     clips = [
-        _clip(smalls, places, start, end, scene)
+        {**_clip(smalls, places, start, end, scene), "seen": digest(seen[start:end])}
         for scene, (first, last) in enumerate(scenes)
         for start, end in _pieces(first, last, settings)
     ]
@@ -115,11 +121,12 @@ def _seekable(item: Item, times: Sequence[Fraction]) -> bool:
 
 def _watch(
     shots: Iterator[Shot], facts: list[Facts], settings: Settings
-) -> tuple[list[Fraction], list[Small], list[int]]:
-    """Times, small grey pictures and scene cuts, in one pass over the frames."""
+) -> tuple[list[Fraction], list[Small], list[int], list[int]]:
+    """Times, small grey pictures, scene cuts and checksums, in one pass over the frames."""
     times: list[Fraction] = []
     smalls: list[Small] = []
     cuts: list[int] = []
+    marks: list[int] = []
     detector: Any = None
     for number, shot in enumerate(shots):
         if detector is None and settings.scenes and settings.mode == "clips":
@@ -128,7 +135,18 @@ def _watch(
             cuts += detector.see(number, shot.pixels)
         times.append(shot.time)
         smalls.append(_small(shot.pixels))
-    return times, smalls, cuts
+        marks.append(mark(shot.pixels))
+    return times, smalls, cuts, marks
+
+
+def mark(pixels: Pixels) -> int:
+    """A checksum of a frame: what says that it is the same frame again."""
+    return zlib.crc32(np.ascontiguousarray(pixels).data)
+
+
+def digest(marks: Iterable[int]) -> str:
+    """What the frames of a clip are, in their order."""
+    return hashlib.sha256(",".join(map(str, marks)).encode()).hexdigest()[:16]
 
 
 class SceneCuts:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from data_tools.finding import Item
@@ -17,6 +18,13 @@ class ClipPlan:
     item: Item
     probe: Mapping[str, Any]
     piece: Mapping[str, Any]
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """When the clip begins and ends in its video."""
+        rate, first = Fraction(self.probe["fps"]), Fraction(self.probe["first"])
+        start, end = (first + self.piece[edge] / rate for edge in ("start", "end"))
+        return round(float(start), 6), round(float(end), 6)
 
 
 @dataclass

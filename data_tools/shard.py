@@ -5,20 +5,24 @@ of all probes, shards are encoded from the plan. What is finished is in the jour
 killed goes on from there, and ends with the same bytes.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools import child, selection, summary
+from data_tools import selection, summary
 from data_tools.finding import Item, changed, find
 from data_tools.journal import Journal, read, remove_parts, write
-from data_tools.probe import probe
+from data_tools.probe import PROBE_VERSION, probe
 from data_tools.selection import ClipPlan, Selection
 from data_tools.settings import TOOL_VERSION, Settings
+from data_tools.tally import Tally
 from data_tools.ticks import shown, tick
 from data_tools.transcode import sample_parts
 from data_tools.writer import Sample, shard_name, write_shard
+from hvdm.data import child
+from hvdm.data.fields import about_of
 from hvdm.data.schema import (
     MANIFEST,
     VERSION,
@@ -137,7 +141,7 @@ def _shard_part(
 def _probe_all(
     out: Path, journal: Journal, items: list[Item], settings: Settings, run: Run, quiet: bool
 ) -> list[tuple[Item, dict[str, Any]]]:
-    how = settings.as_json()
+    how = {**settings.as_json(), "probe": PROBE_VERSION}
     paths = {item.name: journal.probe_path(asdict(item), changed(item), how) for item in items}
     missing = [item for item in items if read(paths[item.name]) is None]
     together = TOGETHER if settings.mode == "images" else 1
@@ -216,17 +220,14 @@ def _write_all(
 
 
 def _shards_before(folder: Path, part: int) -> int:
+    """How many shards the earlier parts have."""
     if part == 0 or not (folder / MANIFEST).is_file():
         return 0
-    shards = read_manifest(folder).shards
+    manifest = read_manifest(folder)
+    numbers = (int(s.name.removeprefix("shard-").removesuffix(".tar")) for s in manifest.shards)
     # A job that was killed after it wrote the manifest finds its own shards there.
-    return sum(1 for shard in shards if _part_of(folder, shard.name) < part)
-
-
-def _part_of(folder: Path, name: str) -> int:
-    parts = read_manifest(folder).provenance["parts"]
-    number = int(name.removeprefix("shard-").removesuffix(".tar"))
-    return sum(1 for end in parts if number >= end)
+    ends = manifest.provenance["parts"]
+    return sum(1 for number in numbers if bisect_right(ends, number) < part)
 
 
 def _is_written(job: Writing) -> bool:
@@ -239,24 +240,33 @@ def _is_written(job: Writing) -> bool:
 def write_clips(job: Writing) -> None:
     """One shard, and then its journal entry."""
     lost: list[dict[str, Any]] = []
+    tally = Tally()
     path = Path(job.folder) / shard_name(job.number)
-    shard = write_shard(path, _samples(job, lost))
+    shard = write_shard(path, _samples(job, lost, tally))
     write(
         Path(job.path),
-        {"shard": asdict(shard), "plan": selection.digest(job.clips), "lost": lost},
+        {
+            "shard": asdict(shard),
+            "plan": selection.digest(job.clips),
+            "lost": lost,
+            "tally": tally.as_json(),
+        },
     )
 
 
-def _samples(job: Writing, lost: list[dict[str, Any]]) -> Iterable[Sample]:
+def _samples(job: Writing, lost: list[dict[str, Any]], tally: Tally) -> Iterable[Sample]:
     for clip in job.clips:
         try:
             parts = child.call(sample_parts, clip, job.settings, limit_s=job.settings.limit_s)
         except (RunError, UserError) as error:
-            entry = {"source": clip.item.name, "key": clip.key, "stage": "encode"}
+            entry: dict[str, Any] = {"source": clip.item.name, "key": clip.key, "stage": "encode"}
+            if job.settings.mode != "images":
+                entry["seconds"] = list(clip.seconds)
             lost.append({**entry, "error": str(error)})
             tick(job.ticks, failures=1)
             continue
         tick(job.ticks, 1, sum(map(len, parts.values())))
+        tally.add(about_of(parts))
         yield Sample(clip.key, parts)
 
 

@@ -1,19 +1,21 @@
 """Sources as frames in time: video files, folders of frames. Runs in a child process."""
 
-import io
 import statistics
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from hvdm.data.containers import frames_of, open_video
+from hvdm.data.decode import CannotDecode, decode_image, upright
 from hvdm.errors import RunError
 
+T = TypeVar("T")
 Pixels = npt.NDArray[np.uint8]
 FRAME_FOLDER_FPS = 25
 REGULAR = 0.25
@@ -53,7 +55,7 @@ def opened(path: str) -> Iterator[Any]:
     if Path(path).stat().st_size == 0:
         raise Unusable("is empty")
     try:
-        with av.open(path) as container:
+        with open_video(path) as container:
             if not container.streams.video:
                 kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
                 raise Unusable(f"has no video, only {', '.join(kinds)}")
@@ -73,15 +75,10 @@ def shots_of_video(
     """
     with opened(path) as container:
         stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        if strict:
-            stream.codec_context.options = {"err_detect": "explode"}
         if start is not None and start > 0:
             container.seek(int(start / stream.time_base), stream=stream, backward=True)
         graph = None
-        for number, frame in enumerate(container.decode(stream)):
-            if strict and frame.is_corrupt:
-                raise Unusable(f"is damaged at {frame.time or 0:.2f} s")
+        for number, frame in enumerate(frames_of(container, strict)):
             if number == 0:
                 graph = _deinterlacer(stream) if frame.interlaced_frame else None
                 if facts is not None:
@@ -102,15 +99,9 @@ def _shots(
     if graph is not None:
         rotation = frame.rotation
         graph.push(frame)
-        yield Shot(time, _upright(graph.pull(), rotation))
+        yield Shot(time, upright(graph.pull(), rotation))
         return
-    yield Shot(time, _upright(frame, frame.rotation))
-
-
-def _upright(frame: Any, rotation: int) -> Pixels:
-    pixels: Pixels = frame.to_ndarray(format="rgb24", threads=1)
-    turns = round(rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+    yield Shot(time, upright(frame, frame.rotation))
 
 
 def _deinterlacer(stream: Any) -> Any:
@@ -180,13 +171,10 @@ def shots_of_pictures(paths: Iterable[str], facts: list[Facts] | None = None) ->
 
 
 def picture(data: bytes, name: str) -> Pixels:
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise Unusable(f"{name} is unreadable as a picture ({error})") from None
+        return decode_image(data, name)[0]
+    except CannotDecode as error:
+        raise Unusable(str(error)) from None
 
 
 # Time
@@ -225,17 +213,19 @@ def _own_rate(times: list[Fraction], rate: Fraction, common: Fraction | None) ->
     return (steps / span).limit_denominator(1001)
 
 
-def at_rate(shots: Iterable[Shot], line: Timeline, start: int, end: int) -> Iterator[Pixels]:
-    """Frames start up to end of the timeline: each the newest shot at its time."""
+def at_rate(
+    shots: Iterable[tuple[Fraction, T]], line: Timeline, start: int, end: int
+) -> Iterator[T]:
+    """What is seen at start up to end of the timeline: each time the newest shot."""
     half = 1 / (2 * line.rate)
     number, held = start, None
-    for shot in shots:
-        while number < end and held is not None and shot.time > _time(line, number) + half:
+    for time, seen in shots:
+        while number < end and held is not None and time > _time(line, number) + half:
             yield held
             number += 1
         if number >= end:
             return
-        held = shot.pixels
+        held = seen
     while number < end and held is not None:
         yield held
         number += 1

@@ -5,16 +5,22 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from data_tools.journal import Journal
 from data_tools.settings import Settings
+from data_tools.tally import Tally
+from hvdm.data.decode import CannotDecode
+from hvdm.data.facts import real, whole
 from hvdm.data.fields import about_of
 from hvdm.data.schema import (
     DamagedSample,
     Entry,
+    Manifest,
+    Shard,
     atomic_write,
     read_index,
     read_manifest,
@@ -25,6 +31,9 @@ from hvdm.data.store import LocalStore
 
 HEAD = 16384
 """Bytes that hold the json of nearly every sample."""
+
+PLACES = 4
+"""Places that are named of those that share a reason."""
 
 STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem}"
@@ -50,31 +59,54 @@ def stats(folder: str | Path) -> dict[str, Any]:
     return {path.name: _of_split(path) for path in split_folders(Path(folder))}
 
 
-def _of_split(folder: Path) -> dict[str, Any]:
+def _of_split(folder: Path, journal: Journal | None = None) -> dict[str, Any]:
     manifest = read_manifest(folder)
-    about = list(facts(folder))
-    seconds = [one["frames"] / one["fps"] for one in about if one.get("fps")]
-    sizes = Counter(f"{one.get('height')}x{one.get('width')}" for one in about)
-    classes = Counter(str(one.get("class", one.get("label", -1))) for one in about)
+    tally = Tally()
+    for shard in manifest.shards:
+        tally.merge(_told(journal, folder, manifest, shard) or _tally_of(folder, shard))
+    size = sum(shard.bytes for shard in manifest.shards)
     return {
         "shards": len(manifest.shards),
         "clips": manifest.samples,
-        "bytes": sum(shard.bytes for shard in manifest.shards),
-        "sources": len({one.get("source") for one in about}),
-        "frames": _spread([one["frames"] for one in about if "frames" in one]),
-        "seconds": round(sum(seconds), 3),
-        "motion": _spread([one["motion"] for one in about if "motion" in one]),
-        "sizes": dict(sorted(sizes.items())),
-        "classes": dict(sorted(classes.items())),
+        "bytes": size,
+        **tally.text(),
     }
 
 
-def facts(folder: Path) -> Iterator[dict[str, Any]]:
-    """What the json of each sample says, in the order of the manifest."""
+def _told(
+    journal: Journal | None, folder: Path, manifest: Manifest, shard: Shard
+) -> dict[str, Any] | None:
+    """What the job noted when it wrote this very shard; reading its samples again takes longer."""
+    if journal is None:
+        return None
+    entry = journal.of_shard(folder.name, shard.name, manifest.provenance["parts"])
+    return entry.get("tally") if entry and entry["shard"] == asdict(shard) else None
+
+
+def _tally_of(folder: Path, shard: Shard) -> dict[str, Any]:
+    tally = Tally()
+    for about in facts(folder, shard):
+        tally.add(about)
+    return tally.as_json()
+
+
+def facts(folder: Path, shard: Shard) -> Iterator[dict[str, Any]]:
+    """What the json of each sample says."""
     store = LocalStore(folder)
-    for shard in read_manifest(folder).shards:
-        for entry in read_index(folder, shard):
-            yield about_of({"json": _json_part(store, shard.name, entry)})
+    for entry in read_index(folder, shard):
+        try:
+            yield _usable(about_of({"json": _json_part(store, shard.name, entry)}))
+        except CannotDecode as error:
+            raise DamagedSample(shard.name, entry.key, str(error)) from None
+
+
+def _usable(about: dict[str, Any]) -> dict[str, Any]:
+    """Numbers are numbers, and the source is a word: a stranger may write anything."""
+    words = ("fps", "motion")
+    numbers: dict[str, float] = {word: real(about, word, 0.0) for word in words if word in about}
+    if "frames" in about:
+        numbers["frames"] = whole(about, "frames", 0, least=0)
+    return {**about, **numbers, "source": str(about.get("source"))}
 
 
 def _json_part(store: LocalStore, shard: str, entry: Entry) -> bytes:
@@ -95,15 +127,6 @@ def _json_part(store: LocalStore, shard: str, entry: Entry) -> bytes:
     return data
 
 
-def _spread(values: Sequence[float]) -> dict[str, float] | None:
-    if not values:
-        return None
-    ordered = sorted(values)
-    middle = ordered[len(ordered) // 2]
-    mean = sum(ordered) / len(ordered)
-    return {"least": ordered[0], "median": middle, "mean": round(mean, 6), "most": ordered[-1]}
-
-
 def write(out: Path, settings: Settings, fresh: int) -> dict[str, Any]:
     """`stats.json`, `quarantine.jsonl`, `filtered.jsonl` and `report.html` beside the shards."""
     done = Journal(out).done()
@@ -112,7 +135,7 @@ def write(out: Path, settings: Settings, fresh: int) -> dict[str, Any]:
         for name in ("quarantine", "filtered", "notes")
     }
     whole = {
-        "splits": stats(out) if splits(out) else {},
+        "splits": {name: _of_split(out / name, Journal(out)) for name in splits(out)},
         "sources": sum(len(part["sources"]) for part in done),
         "quarantined": _counted(entry["error"] for entry in lists["quarantine"]),
         "filtered": _counted(entry["reason"] for entry in lists["filtered"]),
@@ -139,14 +162,34 @@ def page(name: str, whole: Mapping[str, Any], lists: Mapping[str, Any]) -> str:
     for split, one in whole["splits"].items():
         parts += [f"<h2>{escape(split)}</h2>", table(one.items())]
     for title, key in (("Quarantine", "quarantine"), ("Left out", "filtered"), ("Notes", "notes")):
-        rows = [(entry["source"], _reason(entry)) for entry in lists[key]]
-        parts += [f"<h2>{title}: {len(rows)}</h2>", table(rows)]
+        rows = _grouped(lists[key])
+        parts += [f"<h2>{title}: {len(lists[key])}</h2>", table(rows)]
     return document(name, "\n".join(parts))
 
 
-def _reason(entry: Mapping[str, Any]) -> str:
-    where = f" (frames {entry['start']} to {entry['end']})" if "start" in entry else ""
-    return str(entry.get("error") or entry.get("reason") or entry.get("note")) + where
+def _grouped(entries: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Source and reason; equal ones once, with their count and the places."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for entry in entries:
+        reason = str(entry.get("error") or entry.get("reason") or entry.get("note"))
+        groups.setdefault((entry["source"], reason), []).append(_place(entry))
+    return [(source, f"{reason}{_places(at)}") for (source, reason), at in groups.items()]
+
+
+def _place(entry: Mapping[str, Any]) -> str:
+    if "seconds" in entry:
+        start, end = entry["seconds"]
+        return f"clip {entry['key']} at {start:.2f} to {end:.2f} s"
+    if "start" in entry:
+        return f"frames {entry['start']} to {entry['end']}"
+    return f"clip {entry['key']}" if "key" in entry else ""
+
+
+def _places(at: Sequence[str]) -> str:
+    count = f"{len(at)} times: " if len(at) > 1 else ""
+    more = ", …" if len(at) > PLACES else ""
+    words = f"{count}{', '.join(filter(None, at[:PLACES]))}{more}"
+    return f" ({words})" if words else ""
 
 
 def table(rows: Iterable[tuple[str, Any]]) -> str:
@@ -184,7 +227,8 @@ def text(whole: Mapping[str, Any]) -> str:
             f"{one['bytes'] / 1e6:.1f} MB"
         )
     for key, word in (("quarantine", "in quarantine"), ("filtered", "left out"), ("notes", "note")):
-        lines += [f"  {word}: {entry['source']}: {_reason(entry)}" for entry in whole[key][:20]]
-        if len(whole[key]) > 20:
-            lines.append(f"  {word}: {len(whole[key]) - 20} more, see report.html")
+        rows = _grouped(whole[key])
+        lines += [f"  {word}: {source}: {reason}" for source, reason in rows[:20]]
+        if len(rows) > 20:
+            lines.append(f"  {word}: {len(rows) - 20} more, see report.html")
     return "\n".join(lines)

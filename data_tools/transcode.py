@@ -1,6 +1,7 @@
 """The third pass: a clip of a source as the parts of a sample. Runs in a child process."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,17 @@ from typing import Any
 import numpy as np
 
 from data_tools.finding import png, read_bytes
-from data_tools.probe import keyframe_times, open_shots
+from data_tools.probe import digest, keyframe_times, mark, open_shots
 from data_tools.selection import ClipPlan
 from data_tools.settings import TOOL_VERSION, Settings
-from data_tools.shots import Pixels, Timeline, Unusable, at_rate
+from data_tools.shots import Pixels, Timeline, Unusable, at_rate, opened
+from hvdm.data.containers import enters_anywhere
 from hvdm.data.dissimilarity import dissimilarity
 from hvdm.data.schema import canonical
 from hvdm.media.h264 import encode_h264, quick_yuv420
 
 Frames = list[Pixels]
+EARLY_S = (Fraction(1), Fraction(10))
 COPIED = {".mp4": "mp4", ".mov": "mov", ".mkv": "mkv", ".webm": "webm", ".avi": "avi"}
 
 
@@ -56,24 +59,42 @@ def _motion(frames: Frames) -> dict[str, float]:
 
 
 def _frames(clip: ClipPlan, settings: Settings) -> Frames:
-    """The clip's frames at their stored size; as many as planned, or it is unusable."""
+    """The clip's frames at their stored size: those that were seen when it was probed.
+
+    A decoder that enters at a keyframe may lack what its first frames refer to, and give others.
+    """
     probe, piece = clip.probe, clip.piece
     line = Timeline(
         Fraction(probe["first"]), Fraction(probe["fps"]), probe["frames"], probe["variable"]
     )
-    start, end = piece["start"], piece["end"]
-    shots = open_shots(clip.item, probe["strict"], _entry(clip, line))
-    frames = [stored_size(pixels, settings) for pixels in at_rate(shots, line, start, end)]
-    if len(frames) != end - start:
-        raise Unusable(f"gave {len(frames)} of {end - start} frames when it was read again")
+    for entry in _entries(clip, line):
+        with suppress(Unusable):
+            frames, seen = _read(clip, line, settings, entry, strict=False)
+            if seen == piece["seen"]:
+                return frames
+    frames, seen = _read(clip, line, settings, None, probe["strict"])
+    if seen != piece["seen"] and (probe["strict"] or len(frames) != piece["end"] - piece["start"]):
+        raise Unusable("gave other frames when it was read again")
     return frames
 
 
-def _entry(clip: ClipPlan, line: Timeline) -> Fraction | None:
-    """Where to enter the video: somewhat early, since times are rounded."""
-    if not clip.probe["seekable"] or clip.piece["start"] == 0:
-        return None
-    return max(Fraction(0), line.first + (clip.piece["start"] - 2) / line.rate)
+def _read(
+    clip: ClipPlan, line: Timeline, settings: Settings, entry: Fraction | None, strict: bool
+) -> tuple[Frames, str]:
+    frames, marks = [], []
+    shots = open_shots(clip.item, strict, entry)
+    for pixels in at_rate(shots, line, clip.piece["start"], clip.piece["end"]):
+        marks.append(mark(pixels))
+        frames.append(stored_size(pixels, settings))
+    return frames, digest(marks)
+
+
+def _entries(clip: ClipPlan, line: Timeline) -> Iterator[Fraction]:
+    """Where to enter the video: early, as a keyframe's time may be that of its decoding."""
+    start = line.first + clip.piece["start"] / line.rate
+    for early in EARLY_S:
+        if clip.probe["seekable"] and start - early > line.first:
+            yield start - early
 
 
 def stored_size(pixels: Pixels, settings: Settings) -> Pixels:
@@ -131,10 +152,10 @@ def _about(clip: ClipPlan, settings: Settings) -> dict[str, Any]:
     }
     about |= {key: value for key, value in optional.items() if value is not None}
     if settings.mode != "images":
-        rate, first = Fraction(probe["fps"]), Fraction(probe["first"])
+        start, end = clip.seconds
         about |= {
-            "start": round(float(first + piece["start"] / rate), 6),
-            "end": round(float(first + piece["end"] / rate), 6),
+            "start": start,
+            "end": end,
             "scene": piece["scene"],
             "scores": {key: piece[key] for key in ("dark", "change", "motion")},
             "original": _original(probe),
@@ -157,6 +178,9 @@ def _can_be_copied(clip: ClipPlan) -> bool:
         return False
     if clip.probe["announced"] not in (0, clip.probe["decoded"]):
         return False  # decord may never come back
+    with opened(str(path)) as container:
+        if not enters_anywhere(container, clip.probe["decoded"]):
+            return False  # decord would number frames wrong
     try:
         import decord
 

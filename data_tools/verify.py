@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.ticks import shown, tick
+from hvdm.data import child
 from hvdm.data.decode import CannotDecode
-from hvdm.data.fields import about_of, read_media
+from hvdm.data.fields import about_of, media_frames
 from hvdm.data.schema import MANIFEST, DamagedSample, Entry, Shard, read_index, read_manifest
 from hvdm.data.shards import check_range, parse, size_problem
 from hvdm.data.store import LocalStore
@@ -172,22 +173,26 @@ def _samples(job: VerifyJob, every: bool) -> Iterator[tuple[str | None, int, str
         return
     for entry in entries if every else ():
         try:
-            yield entry.key, _sample_frames(path, entry, job.decode), None
+            parts = _parts(path, entry)
+            frames = child.call(_count, parts) if job.decode else 0
+            yield entry.key, frames, None
         except DamagedSample as error:
             yield entry.key, 0, error.reason
-        except (RunError, ValueError, TypeError) as error:
+        except RunError as error:
             yield entry.key, 0, str(error)
 
 
-def _sample_frames(path: Path, entry: Entry, decode: bool) -> int:
-    """How many frames were decoded; raises when there are others than promised."""
+def _parts(path: Path, entry: Entry) -> dict[str, bytes]:
     data = LocalStore(path.parent).read_range(path.name, entry.offset, entry.bytes)
     check_range(data, entry, path.name)
-    parts = parse(data, path.name, entry.key)
-    if not decode:
-        return 0
-    count = len(read_media(parts, strict=True))
-    promised = about_of(parts).get("frames", count)
+    return parse(data, path.name, entry.key)
+
+
+def _count(parts: dict[str, bytes]) -> int:
+    """How many frames decode; raises when there are others than promised."""
+    about = about_of(parts)
+    count = sum(1 for _ in media_frames(parts, strict=True))
+    promised = about.get("frames", count)
     if count != promised:
         raise CannotDecode(f"{count} frames where {promised} were promised")
     return count

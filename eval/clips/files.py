@@ -1,13 +1,13 @@
 """Frames of files, by one decoder whichever side they are on."""
 
 import hashlib
-import io
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from hvdm.data.containers import open_picture
 from hvdm.data.decode import CannotDecode, Frames, decode_all
 from hvdm.data.fields import read_media
 from hvdm.data.schema import read_manifest
@@ -84,9 +84,9 @@ def _picture(path: Path) -> Frames:
 
 def picture_frames(data: bytes) -> Frames:
     """A picture is one frame, a gif all of its own."""
-    from PIL import Image, ImageSequence
+    from PIL import ImageSequence
 
-    with Image.open(io.BytesIO(data)) as image:
+    with open_picture(data) as image:
         frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
     return np.stack(frames)
 

@@ -1,16 +1,28 @@
 """From the bytes of a video file to frames, by one of several decoders behind one interface.
 
-decord is the default. What it cannot read (AV1, some widths: 16, 24, 48, 72) PyAV reads.
+decord is the default. What it cannot read (AV1, some widths: 16, 24, 48, 72), or would number wrong
+after a seek (groups of pictures that refer to the one before), PyAV reads in sequence.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from torch.utils.dlpack import from_dlpack
 
 from hvdm.data.clips import ClipSpec, Frames, crop_to_aspect, resize
+from hvdm.data.containers import (
+    CERTAIN,
+    HEAD,
+    PICTURE_ERRORS,
+    check_size,
+    demuxer_of,
+    enters_anywhere,
+    frames_of,
+    open_picture,
+    open_video,
+)
 from hvdm.errors import RunError, UserError, closest
 
 __all__ = ["ClipSpec", "Frames", "crop_to_aspect", "resize"]
@@ -46,6 +58,8 @@ def read_frames(
 ) -> Frames:
     """Frames of these numbers, at the video's size, by the decoder or else by PyAV."""
     try:
+        if demuxer_of(data[:HEAD]) not in CERTAIN:
+            raise Unsuited
         return DECODERS[decoder](data, indices, promised, name)
     except Unsuited:
         return _by_pyav(data, indices, promised, name)
@@ -76,6 +90,7 @@ def _by_decord(data: bytes, indices: Sequence[int], promised: int | None, name: 
     if promised is None:
         # Where a container announces too many frames, decord never returns.
         raise Unsuited
+    _check_before(data, promised, name)
     reader = _decord_reader(data)
     check_count(len(reader), indices, promised, name)
     try:
@@ -84,6 +99,20 @@ def _by_decord(data: bytes, indices: Sequence[int], promised: int | None, name: 
         return frames.numpy()
     except Exception as error:  # decord raises more kinds than it exports
         raise Unsuited from error
+
+
+def _check_before(data: bytes, promised: int, name: str) -> None:
+    """Keeps from decord what would fill the memory, hang it, or be numbered wrong."""
+    import av
+
+    try:
+        with open_video(io.BytesIO(data)) as container:
+            if not enters_anywhere(container, promised):
+                raise Unsuited
+            context = container.streams.video[0].codec_context
+            check_size(context.width, context.height)
+    except (av.FFmpegError, ValueError, IndexError) as error:
+        raise CannotDecode(f"{name}: unreadable as video ({_first_line(error)})") from error
 
 
 def _decord_reader(data: bytes) -> Any:
@@ -125,33 +154,43 @@ def _by_torchcodec(data: bytes, indices: Sequence[int], promised: int | None, na
 
 
 def _by_pyav(data: bytes, indices: Sequence[int], promised: int | None, name: str) -> Frames:
-    frames = decode_all(data, name)
-    check_count(len(frames), indices, promised, name)
-    return frames[list(indices)]
+    kept: dict[int, Frames] = {}
+    wanted, count = set(indices), 0
+    for count, pixels in enumerate(frames_in(data, name), start=1):
+        if count - 1 in wanted:
+            kept[count - 1] = pixels
+    check_count(count, indices, promised, name)
+    return np.stack([kept[index] for index in indices])
 
 
 def decode_all(data: bytes, name: str = "video", strict: bool = False) -> Frames:
     """Every frame, by PyAV; strict: damage that decoders conceal is an error too."""
+    return np.stack(list(frames_in(data, name, strict)))
+
+
+def frames_in(data: bytes, name: str = "video", strict: bool = False) -> Iterator[Frames]:
+    """One frame after the other, all of one size and at least one."""
     import av
 
+    shape: tuple[int, ...] | None = None
     try:
-        with av.open(io.BytesIO(data), "r") as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            if strict:
-                stream.codec_context.options = {"err_detect": "explode"}
-            frames = list(container.decode(stream))
-            if strict and any(frame.is_corrupt for frame in frames):
-                raise CannotDecode(f"{name}: a frame is marked as corrupt")
-            return np.stack([upright(frame) for frame in frames])
+        with open_video(io.BytesIO(data)) as container:
+            for frame in frames_of(container, strict):
+                pixels = upright(frame, frame.rotation)
+                shape = shape or pixels.shape
+                if pixels.shape != shape:
+                    raise ValueError("its frames are of several sizes")
+                yield pixels
     except (av.FFmpegError, ValueError, IndexError) as error:
         raise CannotDecode(f"{name}: unreadable as video ({_first_line(error)})") from error
+    if shape is None:
+        raise CannotDecode(f"{name}: has no frame that decodes")
 
 
-def upright(frame: Any) -> Frames:
+def upright(frame: Any, rotation: int) -> Frames:
     """The pixels as they are meant to be seen: phones store a rotation beside them."""
     pixels: Frames = frame.to_ndarray(format="rgb24", threads=1)
-    turns = round(frame.rotation / 90) % 4
+    turns = round(rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
@@ -167,11 +206,9 @@ DECODERS: dict[str, Read] = {"decord": _by_decord, "pyav": _by_pyav, "torchcodec
 
 def decode_image(data: bytes, name: str = "image") -> Frames:
     """A picture as one frame."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_picture(data) as image:
             return np.asarray(image.convert("RGB"))[None]
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except PICTURE_ERRORS as error:
         reason = _first_line(error)
         raise CannotDecode(f"{name}: unreadable as a picture ({reason})") from error

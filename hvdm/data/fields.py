@@ -5,7 +5,7 @@ A recipe's module says what it reads; readers without a recipe read the video.
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from hvdm.data.clips import Frames, Values
-from hvdm.data.decode import CannotDecode, check_count, decode_all, decode_image, read_frames
+from hvdm.data.decode import CannotDecode, check_count, decode_image, frames_in, read_frames
+from hvdm.data.facts import real, whole
 from hvdm.data.moves import COLOURS, FIXED, Moves
 from hvdm.errors import UserError
 from hvdm.recipe import Batch
 
-VIDEO_SUFFIXES = ("mp4", "mkv", "mov", "webm", "avi")
+VIDEO_SUFFIXES = ("mp4", "mkv", "mov", "webm", "avi", "gif")
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp")
 LATENT_SUFFIX = "latent.npy"
 SHARDING = "`hvdm data shard` and `hvdm data synthetic` write it"
@@ -187,7 +188,9 @@ def _video(raw: RawSample, frames: Sequence[int] | None) -> Values:
 
 
 def _number(key: str, dtype: str, raw: RawSample, frames: Sequence[int] | None) -> Values:
-    return np.asarray(np.dtype(dtype).type(raw.about[key]))
+    kind = np.dtype(dtype)
+    value = real(raw.about, key, 0.0) if kind.kind == "f" else whole(raw.about, key, 0, least=-1)
+    return np.asarray(kind.type(value))
 
 
 def _label(classes: int, setting: str, raw: RawSample, frames: Sequence[int] | None) -> Values:
@@ -219,7 +222,10 @@ def _array(
 
 def about_of(parts: Mapping[str, bytes]) -> dict[str, Any]:
     """What the sample's json says; nothing when there is none."""
-    about = json.loads(parts.get("json", b"{}"))
+    try:
+        about = json.loads(parts.get("json", b"{}"))
+    except (ValueError, RecursionError) as error:
+        raise CannotDecode(f"its json cannot be read ({error})") from None
     if not isinstance(about, dict):
         raise CannotDecode("its json is not an object")
     return about
@@ -236,7 +242,14 @@ def media_of(parts: Mapping[str, bytes]) -> tuple[str, bytes]:
 
 def read_media(parts: Mapping[str, bytes], strict: bool = False, name: str = "sample") -> Frames:
     """Every frame of a sample; strict: damage that decoders conceal is an error too."""
+    return np.stack(list(media_frames(parts, strict, name)))
+
+
+def media_frames(
+    parts: Mapping[str, bytes], strict: bool = False, name: str = "sample"
+) -> Iterator[Frames]:
+    """One frame of a sample after the other."""
     suffix, media = media_of(parts)
     if suffix in IMAGE_SUFFIXES:
-        return decode_image(media, name)
-    return decode_all(media, name, strict=strict)
+        return iter(decode_image(media, name))
+    return frames_in(media, name, strict)

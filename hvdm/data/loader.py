@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,7 +17,7 @@ from hvdm.data.decode import check_decoder
 from hvdm.data.fields import Field, video
 from hvdm.data.mix import Mixture
 from hvdm.data.order import DrawOrder, MicroBatch, share
-from hvdm.data.pool import DecoderPool, ReadTask
+from hvdm.data.pool import ContainedReader, DecoderPool, ReadTask
 from hvdm.data.rows import Reading, Row, SplitReader, Unreadable
 from hvdm.data.schema import Manifest, manifest_hash
 from hvdm.errors import RunError, UserError
@@ -77,13 +76,11 @@ class Loader:
         weights = dict(folder) if isinstance(folder, Mapping) else {str(folder): 1.0}
         self.seed, self.ahead = seed, ahead
         self._reading = _reading(spec, tuple(fields) or (video(spec),), seed, self.options)
-        self._folders = tuple(weights)
-        self.sources = [SplitReader(path, self._reading, i) for i, path in enumerate(weights)]
+        reader = ContainedReader if self.options.pool == "processes" else SplitReader
+        self.sources = [reader(path, self._reading, i) for i, path in enumerate(weights)]
         self.mixture = Mixture(list(weights.values()), seed)
         self.orders = [_order(source, seed, lanes, window) for source in self.sources]
-        self._pool = DecoderPool(
-            threads, self.options.pool, self.sources, self._folders, self._reading
-        )
+        self._pool = DecoderPool(threads, self.sources)
         self._lost: dict[tuple[int, str, str | None], Substitution] = {}
         self._told: set[tuple[int, str, str | None]] = set()
         self._key_log = key_log
@@ -93,6 +90,11 @@ class Loader:
     def manifest(self) -> Manifest:
         """Of the data set, or of the first one in a mixture."""
         return self.sources[0].manifest
+
+    @property
+    def _patience(self) -> float | None:
+        """Processes have limits of their own, for each sample."""
+        return None if self.options.pool == "processes" else self.options.stall_s
 
     @property
     def order(self) -> DrawOrder:
@@ -208,16 +210,13 @@ class Loader:
 
     def _finished(self, future: Future[Any]) -> tuple[Row, list[Unreadable]]:
         try:
-            answer: tuple[Row, list[Unreadable]] = future.result(timeout=self.options.stall_s)
+            answer: tuple[Row, list[Unreadable]] = future.result(timeout=self._patience)
         except TimeoutError:
             self._pool.abandon()
             raise RunError(
                 f"a sample was not decoded within data.stall_s={self.options.stall_s:g} s; "
-                "`hvdm data verify … full=true` finds which one"
-            ) from None
-        except BrokenProcessPool:
-            raise RunError(
-                "a decoding process died; `hvdm data verify … full=true` finds the sample"
+                "`hvdm data verify … full=true` finds which one, and data.pool=processes goes on "
+                "without it"
             ) from None
         return answer
 
@@ -280,7 +279,7 @@ def _reading(spec: ClipSpec, fields: tuple[Field, ...], seed: int, options: Read
     return Reading(replace(spec, frames=frames), fields, seed, **given)
 
 
-_READING_KEYS = ("decoder", "timeout_s", "cache", "cache_gb")
+_READING_KEYS = ("decoder", "timeout_s", "cache", "cache_gb", "stall_s")
 
 
 def _order(source: SplitReader, seed: int, lanes: int, window: int) -> DrawOrder:

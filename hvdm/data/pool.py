@@ -1,16 +1,19 @@
 """Who decodes: this thread, threads, or processes started fresh.
 
 Threads are the default: decoders let go of the interpreter and rows need no copying, so two threads
-decode twice as much as two processes. Processes keep a decoder's crash or endless loop out of the
-trainer. They are never forked: decord breaks in a fork.
+decode twice as much as two processes. A process that crashes, hangs or fills its memory is killed,
+and its sample is damaged like any other. They are never forked: decord breaks in a fork.
 """
 
+import uuid
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
-from typing import Any, Literal, NamedTuple
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from hvdm.data import child
 from hvdm.data.rows import Reading, Row, SplitReader, Unreadable
+from hvdm.data.schema import DamagedSample
 
 
 class ReadTask(NamedTuple):
@@ -30,48 +33,52 @@ def perform(sources: Sequence[SplitReader], task: ReadTask) -> tuple[Row, list[U
     return source.row(task.shard, task.sample, task.draw, shuffled=False), []
 
 
-_sources: list[SplitReader] = []
+class ContainedReader(SplitReader):
+    """Reads each row in a child process, within limits of time and memory."""
+
+    def __init__(self, folder: str | Path, reading: Reading, number: int = 0) -> None:
+        super().__init__(folder, reading, number)
+        self._name = uuid.uuid4().hex
+
+    def row(self, shard: int, sample: int, draw: int, shuffled: bool) -> Row:
+        limit_s = self.reading.stall_s
+        try:
+            own = (self._name, self.place, self.reading, self.number)
+            return child.call(_row, own, shard, sample, draw, shuffled, limit_s=limit_s)
+        except child.Failed as error:
+            name, key = self.manifest.shards[shard].name, self.reader.key(shard, sample)
+            raise DamagedSample(name, key, str(error)) from None
 
 
-def _open(folders: Sequence[str], reading: Reading, known: Sequence[Unreadable]) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    _sources[:] = [SplitReader(folder, reading, i) for i, folder in enumerate(folders)]
-    for loss in known:
-        _sources[loss.source].known.add(loss)
+_readers: dict[str, SplitReader] = {}
 
 
-def _perform_here(task: ReadTask) -> tuple[Row, list[Unreadable]]:
-    return perform(_sources, task)
+def _row(own: tuple[str, str, Reading, int], *which: Any) -> Row:
+    """In a child, which opens each reader once."""
+    name, folder, reading, number = own
+    if name not in _readers:
+        import torch
+
+        torch.set_num_threads(1)
+        _readers[name] = SplitReader(folder, reading, number)
+    return _readers[name].row(*which)
 
 
 class DecoderPool:
-    def __init__(
-        self,
-        workers: int,
-        kind: Literal["threads", "processes"],
-        sources: Sequence[SplitReader],
-        folders: Sequence[str],
-        reading: Reading,
-    ) -> None:
-        self._workers, self._kind, self._sources = workers, kind, sources
-        self._folders, self._reading = folders, reading
-        self._known: list[Unreadable] = []
+    def __init__(self, workers: int, sources: Sequence[SplitReader]) -> None:
+        self._workers, self._sources = workers, sources
         self._executor: Executor | None = None
 
     def submit(self, task: ReadTask) -> Future[Any]:
         if self._workers == 0:
             return self._at_once(task)
-        executor = self._executor = self._executor or self._start()
-        if self._kind == "processes":
-            return executor.submit(_perform_here, task)
-        return executor.submit(perform, self._sources, task)
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        return self._executor.submit(perform, self._sources, task)
 
     def learn(self, loss: Unreadable) -> None:
         """Damage that need not be met again."""
         self._sources[loss.source].known.add(loss)
-        self._known.append(loss)
 
     def close(self) -> None:
         if self._executor is not None:
@@ -80,9 +87,6 @@ class DecoderPool:
     def abandon(self) -> None:
         """Gives up on workers that do not answer."""
         executor, self._executor = self._executor, None
-        if isinstance(executor, ProcessPoolExecutor):
-            for process in list((executor._processes or {}).values()):
-                process.kill()
         if executor is not None:
             executor.shutdown(wait=False, cancel_futures=True)
 
@@ -93,13 +97,3 @@ class DecoderPool:
         except Exception as error:
             future.set_exception(error)
         return future
-
-    def _start(self) -> Executor:
-        if self._kind == "threads":
-            return ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
-        return ProcessPoolExecutor(
-            self._workers,
-            mp_context=get_context("spawn"),
-            initializer=_open,
-            initargs=(self._folders, self._reading, tuple(self._known)),
-        )

@@ -11,6 +11,7 @@ from hvdm import rng
 from hvdm.data import clips
 from hvdm.data.clips import ClipSpec, Values
 from hvdm.data.decode import CannotDecode
+from hvdm.data.facts import whole
 from hvdm.data.fields import Field, RawSample, about_of, present
 from hvdm.data.schema import DamagedSample, Manifest, read_manifest
 from hvdm.data.shards import ShardReader
@@ -46,6 +47,7 @@ class Reading:
     timeout_s: float = 60.0
     cache: str | None = None
     cache_gb: float = 100.0
+    stall_s: float = 300.0
 
 
 @dataclass
@@ -80,8 +82,8 @@ class SplitReader:
         random = self._generators(draw) if shuffled else None
         try:
             return self._decoded(parts, f"{name}/{key}", draw, random)
-        except (CannotDecode, TypeError, ValueError) as error:
-            raise DamagedSample(name, key, str(error)) from error
+        except (CannotDecode, MemoryError, TypeError, ValueError) as error:
+            raise DamagedSample(name, key, str(error) or type(error).__name__) from error
 
     def row_or_substitute(self, shard: int, sample: int, draw: int) -> tuple[Row, list[Unreadable]]:
         """The sample, or the next of its shard that can be read, and what could not."""
@@ -137,7 +139,7 @@ class SplitReader:
 
 def _total(timed: Field, raw: RawSample) -> int:
     """By the json, or by decoding all: what a container says may be more."""
-    return int(raw.about.get("frames", 0)) or len(timed.decode(raw, None))
+    return whole(raw.about, "frames", 0, least=0) or len(timed.decode(raw, None))
 
 
 def _window(spec: ClipSpec, raw: RawSample, random: clips.Generators | None) -> clips.Window:

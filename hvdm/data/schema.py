@@ -21,6 +21,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 KEY = re.compile(r"[A-Za-z0-9_-]+")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class DamagedSample(RunError):
@@ -122,7 +123,7 @@ def read_manifest(folder: str | Path | Store) -> Manifest:
         raise UserError(f"{error}: give the folder of a split, such as …/train") from None
     try:
         content = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); restore it or make it anew") from None
     return _manifest(content, path)
 
@@ -181,6 +182,18 @@ def _field(content: Any, name: str, kind: type, path: str) -> Any:
     return value
 
 
+def _entry(content: Any, shard: Shard) -> Entry:
+    """What names files and places: all of it can be a stranger's."""
+    entry = Entry(**content)
+    if not KEY.fullmatch(entry.key):
+        raise ValueError(f"key {entry.key[:60]!r} is not of letters, digits, '_' and '-'")
+    if not (entry.offset >= 0 and 0 <= entry.bytes <= shard.bytes - entry.offset):
+        raise ValueError(f"{entry.key} lies outside of {shard.name}")
+    if not SHA256.fullmatch(entry.sha256):
+        raise ValueError(f"{entry.key} has no sha256")
+    return entry
+
+
 def index_name(shard: str) -> str:
     return f"{shard.removesuffix('.tar')}.index.json"
 
@@ -206,7 +219,10 @@ def read_index(folder: Path | Store, shard: Shard) -> tuple[Entry, ...]:
         raise RunError(
             f"index {path} is not the one of the manifest; `hvdm data repair` makes it anew"
         )
-    entries = tuple(Entry(**entry) for entry in json.loads(data)["samples"])
+    try:
+        entries = tuple(_entry(entry, shard) for entry in json.loads(data)["samples"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise RunError(f"index {path} cannot be used: {error}") from None
     if len(entries) != shard.samples:
         raise RunError(f"{path}: {len(entries)} samples instead of {shard.samples}; restore it")
     return entries

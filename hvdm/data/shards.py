@@ -1,13 +1,14 @@
 """Random access to the samples of WebDataset shards, through the index beside each."""
 
 import io
-from collections.abc import Callable, Iterable
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import group_by_keys
 
 from hvdm.data.schema import DamagedSample, Entry, Manifest, Shard, read_index, sha256_of
 from hvdm.data.store import Absent, Cache, Store, Unreachable, open_store
@@ -20,14 +21,24 @@ INDICES_KEPT = 256
 
 def parse(members: bytes, shard: str, key: str) -> dict[str, bytes]:
     """The parts of one sample by suffix; whole members and two zero blocks are a tar."""
-    source = {"url": shard, "stream": io.BytesIO(members + END_OF_TAR)}
     try:
-        samples = list(group_by_keys(tar_file_expander([source])))
+        samples = list(group_by_keys(_files(members)))
     except Exception as error:
         raise DamagedSample(shard, key, f"its tar members cannot be read ({error})") from error
     if [sample["__key__"] for sample in samples] != [key]:
         raise DamagedSample(shard, key, "its byte range holds something else")
     return {suffix: part for suffix, part in samples[0].items() if not suffix.startswith("__")}
+
+
+def _files(members: bytes) -> Iterator[dict[str, Any]]:
+    """Plain files alone: what is compressed or sparse can be any size."""
+    with tarfile.open(fileobj=io.BytesIO(members + END_OF_TAR), mode="r:") as tar:
+        for member in tar:
+            if member.issparse():
+                raise ValueError("a sparse file")
+            file = tar.extractfile(member) if member.isreg() else None
+            if file is not None:
+                yield {"fname": member.name, "data": file.read(), "__url__": None}
 
 
 def check_range(data: bytes, entry: Entry, shard: str) -> None:

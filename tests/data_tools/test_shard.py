@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_tools import child, selection
+from data_tools import selection
 from data_tools.finding import find
 from data_tools.probe import probe
 from data_tools.selection import split_of
@@ -22,6 +22,7 @@ from data_tools.shard import shard
 from data_tools.transcode import sample_parts
 from data_tools.verify import verify
 from hvdm.config import ClusterConfig
+from hvdm.data import child
 from hvdm.data.fields import about_of
 from hvdm.data.loader import ClipSpec, Loader
 from hvdm.data.schema import read_manifest

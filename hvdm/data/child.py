@@ -1,17 +1,19 @@
-"""A child process for work that may never come back: it has a time limit, and can be killed.
+"""A child process for work that may never come back: limits of time and memory, and a kill.
 
-A damaged video can make a native decoder crash or loop for ever, where no exception and no thread
-helps. The child is started once and serves calls until one of them fails that way.
+A damaged video can make a native decoder crash, grow or loop for ever, where no exception and no
+thread helps. The child is started once and serves calls until one of them fails that way.
 """
 
 import atexit
 import ctypes
 import os
 import pickle
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,7 +22,11 @@ from typing import Any, TypeVar
 from hvdm.errors import RunError, UserError
 
 T = TypeVar("T")
+LIMIT_S = 600.0
+"""Seconds that reading one sample may take."""
 PR_SET_PDEATHSIG = 1
+MEMORY = 4 << 30
+"""Bytes that a child may take beside what Python and its libraries need."""
 
 
 class Failed(RunError):
@@ -48,6 +54,9 @@ class Child:
             raise value
         return value
 
+    def __del__(self) -> None:
+        self.close()
+
     def close(self) -> None:
         if self._process is not None:
             self._process.kill()
@@ -68,7 +77,7 @@ class Child:
         path = os.pathsep.join(entry for entry in [str(Path.cwd()), *sys.path] if entry)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "data_tools.child", str(theirs.fileno())],
+                [sys.executable, "-m", "hvdm.data.child", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -83,18 +92,26 @@ class Child:
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-_own = Child()
-atexit.register(_own.close)
+class _Own(threading.local):
+    """A child dies with the thread that started it, so each thread has its own."""
+
+    def __init__(self) -> None:
+        self.child = Child()
 
 
-def call(function: Callable[..., T], *arguments: Any, limit_s: float) -> T:
-    """In this process's child, which is started on the first call."""
-    return _own.call(function, *arguments, limit_s=limit_s)
+_own = _Own()
+atexit.register(lambda: _own.child.close())
+
+
+def call(function: Callable[..., T], *arguments: Any, limit_s: float | None = None) -> T:
+    """In this thread's child, which is started on the first call."""
+    return _own.child.call(function, *arguments, limit_s=limit_s or LIMIT_S)
 
 
 def _serve(pipe: Connection) -> None:
     # Killed with the parent, even from within a decoder that loops.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     while True:
         try:
             function, arguments = pipe.recv()
@@ -104,12 +121,14 @@ def _serve(pipe: Connection) -> None:
             answer = (True, function(*arguments))
         except (UserError, RunError) as error:
             answer = (False, error)
+        except MemoryError:
+            answer = (False, Failed(f"takes more than {MEMORY >> 30} GiB of memory"))
         except Exception as error:
             answer = (False, Failed(f"{type(error).__name__}: {error}"))
         pipe.send(answer)
 
 
 if __name__ == "__main__":
-    from data_tools import child  # by its own name, or its errors could not travel
+    from hvdm.data import child  # by its own name, or its errors could not travel
 
     child._serve(Connection(int(sys.argv[1])))
