@@ -28,7 +28,9 @@ def piped(run: Path, data: Path, lines: int, *more: str) -> tuple[int, str, str]
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("where", ["inline", pytest.param("local", marks=pytest.mark.ray)])
+@pytest.mark.parametrize(
+    "where, lines", [("inline", 3), pytest.param("local", 9, marks=pytest.mark.ray)]
+)
 def test_a_run_that_nobody_reads_stops_with_a_checkpoint(
     where: str, lines: int, shapes: Path, tmp_path: Path
 ) -> None:
