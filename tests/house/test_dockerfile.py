@@ -49,7 +49,7 @@ def test_its_cuda_is_the_one_that_torch_was_built_for():
 def test_nobody_is_root_and_the_operator_is_built():
     (user,) = instructions("USER")
     assert user == "10001" and f"--uid {user}" in DOCKERFILE
-    assert instructions("RUN")[-1] == "python -m launcher.probing deepspeed"
+    assert instructions("RUN")[-1] == "python -m launcher.doctor.probing deepspeed"
     assert instructions("ENTRYPOINT") == ['["hvdm"]']
 
 

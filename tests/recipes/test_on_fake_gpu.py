@@ -7,7 +7,7 @@ keeps besides, such as tables, is what it really keeps, and where.
 import dataclasses
 import traceback
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -22,9 +22,10 @@ from torch.utils._pytree import tree_leaves
 
 from hvdm.nets import attention
 from hvdm.ops import schedule
-from hvdm.recipe import Batch, Clip, Context, Given, Noise, Recipe, SampleRequest
+from hvdm.recipe import Batch, Clip, Context, Given, Noise, Recipe, as_batch
 from hvdm.recipes.hvdm import autoencoder, diffusion, pvdm_autoencoder
-from hvdm.recipes.hvdm.requests import KINDS, SAMPLERS
+from hvdm.recipes.hvdm.requests import KINDS, Sampler
+from hvdm.sampling import ask
 
 GPU = torch.device("cuda", 0)
 CLIP = Clip(4, 16, 16)
@@ -86,7 +87,7 @@ def built(name: str) -> Recipe:
         stage = pvdm_autoencoder.build(PLANES, Given(CLIP))
         if "planes" not in name:
             stage = autoencoder.build(HYBRID, Given(CLIP))
-    return module.build(config, Given(CLIP, stage, FOUND))
+    return module.build(config, Given(CLIP, {"first_stage": stage} if stage else {}, FOUND))
 
 
 def on_gpu(name: str) -> Recipe:
@@ -121,7 +122,7 @@ def losses(recipe: Recipe, net: str, batch: Batch) -> tuple[Tensor, Mapping[str,
 
 
 def sampled(recipe: Recipe, what: str, options: Mapping[str, Any], steps: int = 1) -> Tensor:
-    request = SampleRequest(what, steps, options)
+    request = ask(recipe, what, steps, options)
     return recipe.sample(recipe.trained, request, Noise(0, DRAWS, device=GPU))
 
 
@@ -189,9 +190,9 @@ def test_a_loss_of_latents(name: str) -> None:
 def test_encoders_and_decoders(name: str) -> None:
     recipe = on_gpu(name)
     video = rows(recipe).pixels("video")
-    latent = recipe.encode(recipe.trained, video)
-    check({"latent": latent}, (2, *recipe.latent_shape))
-    check({"video": recipe.decode(recipe.trained, latent)}, (2, *CLIP.shape))
+    latent = recipe.coder.encode(recipe.trained, as_batch(video))
+    check({"latent": latent}, (2, *recipe.coder.latent_shape))
+    check(recipe.coder.decode(recipe.trained, latent), (2, *CLIP.shape))
 
 
 PICTURE = torch.zeros(1, 16, 16, 3, dtype=torch.uint8)
@@ -207,7 +208,7 @@ def asked() -> Iterator[tuple[str, str, dict[str, Any]]]:
     for name in SAMPLED:
         for what in KINDS if name in ("diffusion, told", "diffusion of planes, told") else ["clip"]:
             yield name, what, ASKED[what]
-    for sampler in SAMPLERS:
+    for sampler in get_args(Sampler):
         yield "diffusion, released, v", "clip", {"sampler": sampler}
     yield "diffusion", "clip", {"size": "32x16"}
     yield "diffusion, told", "long", {"frames": 8, "reuse": "pixels", "overlap": 2, "fade": 2}
