@@ -35,10 +35,10 @@ ON_A_CPU = (
 
 
 def main(typed: list[str]) -> None:
-    given = arguments.parse(typed)
-    name = given.need("config", "hvdm_ucf101_256/autoencoder")
+    values = dict(arguments.parse(typed).values)
+    name = values.pop("config", "hvdm_ucf101_256/autoencoder")
     torch.set_num_threads(os.cpu_count() or 1)
-    settings = [*ON_A_CPU, *given.rest()]
+    settings = [*ON_A_CPU, *arguments.overrides(values)]
     config = compose.run_config(name, settings)
     recipe = building.build_recipe(config, stages(config))
     row = {"config": name, "settings": settings, **measured(config, recipe)}

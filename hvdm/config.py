@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -265,7 +266,10 @@ _LATER = {"turn": 0.0}
 
 
 def parse(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
-    """A frozen dataclass from a mapping; a wrong key or value is named with its way out."""
+    """A frozen dataclass from a mapping; a wrong key or value is named with its way out.
+
+    Words of the command line are taken for the values that they spell: `8`, `true`, `a,b`.
+    """
     hints = get_type_hints(cls)
     fields = {key_of(f): f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in mapping:
@@ -274,16 +278,25 @@ def parse(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
             raise UserError(
                 f"unknown key {_join(where, key)!r}; {closest(_join(where, key), known)}"
             )
-    for name, f in fields.items():
+    for key, f in fields.items():
         required = f.default is f.default_factory is dataclasses.MISSING
-        if required and name not in mapping:
-            raise UserError(f"{_join(where, name)} is missing; expected {_name(hints[f.name])}")
+        if required and key not in mapping:
+            raise UserError(_missing(_join(where, key), f.metadata, hints[f.name]))
     values = {}
     for key, value in mapping.items():
         f, whole = fields[key], _join(where, key)
-        read = f.metadata.get("read")
-        values[f.name] = read(whole, value) if read else _convert(hints[f.name], value, whole)
+        read, least = f.metadata.get("read"), f.metadata.get("least")
+        found = read(whole, value) if read else _convert(hints[f.name], value, whole)
+        if least is not None and found is not None and found < least:
+            raise UserError(f"{whole}={value} is below {least}")
+        values[f.name] = found
     return cls(**values)
+
+
+def _missing(key: str, metadata: Mapping[str, Any], kind: Any) -> str:
+    if example := metadata.get("example"):
+        return f"{key}= is missing; for example {key}={example}"
+    return f"{key} is missing; expected {_name(kind)}"
 
 
 def _join(where: str, key: str) -> str:
@@ -329,12 +342,15 @@ def _optional(kind: Any, value: Any, where: str) -> Any:
 
 def _literal(kind: Any, value: Any, where: str) -> Any:
     choices = get_args(kind)
-    if value in choices and not isinstance(value, bool):
-        return value
+    for choice in choices:
+        if value == choice and not isinstance(value, bool) or value == str(choice):
+            return choice
     raise UserError(f"{where}={value!r} is not known; {closest(str(value), choices)}")
 
 
 def _tuple(kind: Any, value: Any, where: str) -> tuple[Any, ...]:
+    if isinstance(value, str):
+        value = [part for part in value.split(",") if part]
     if not isinstance(value, list | tuple):
         raise _wrong(where, _name(kind), value)
     inner = get_args(kind)
@@ -349,9 +365,9 @@ def _samples(value: Any, where: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str):
-        for suffix, factor in _SUFFIX.items():
+        for suffix, factor in {"": 1, **_SUFFIX}.items():
             number = value.removesuffix(suffix)
-            if number != value and number.isdigit():
+            if (number != value or not suffix) and number.isdigit():
                 return int(number) * factor
     raise _wrong(where, "a number of samples such as 4096 or 64Ki", value)
 
@@ -369,10 +385,19 @@ def _scalar(kind: Any, value: Any, where: str) -> Any:
             return float(value)
         except ValueError:
             raise _wrong(where, "float", value) from None
+    if isinstance(value, str) and kind in (int, bool):
+        value = _typed(kind, value)
     expected = get_origin(kind) or kind
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         raise _wrong(where, _name(kind), value)
     return value
+
+
+def _typed(kind: Any, word: str) -> Any:
+    """A word of the command line as the value that it spells; what does not fit stays a word."""
+    if kind is bool:
+        return {"true": True, "false": False}.get(word.lower(), word)
+    return int(word) if re.fullmatch(r"-?\d+", word) else word
 
 
 def _wrong(where: str, expected: str, value: Any) -> UserError:
@@ -380,6 +405,8 @@ def _wrong(where: str, expected: str, value: Any) -> UserError:
 
 
 def _name(kind: Any) -> str:
+    if kind is bool:
+        return "true or false"
     return getattr(kind, "__name__", None) or str(kind).replace("typing.", "")
 
 

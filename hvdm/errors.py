@@ -17,8 +17,11 @@ class RunError(Exception):
 
 
 def closest(word: str, choices: Iterable[str]) -> str:
-    """' (did you mean X?)' when one of the choices is near, else the list of them."""
+    """Those that begin with the word, or the one that is near, or all of them."""
     options = sorted(map(str, choices))
+    begun = [option for option in options if option.startswith(word)]
+    if word and len(begun) > 1:
+        return "choose from: " + ", ".join(begun)
     near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
     if near:
         return f"did you mean {near[0]!r}?"

@@ -1,66 +1,23 @@
-"""Arguments of a verb: `key=value` words and a few flags."""
+"""What is typed after `hvdm`: words, `key=value` and flags; and of these, the options of a verb."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_origin, get_type_hints
 
+from hvdm import config
 from hvdm.errors import UserError, closest
+from hvdm.options import Told, told
 
+T = TypeVar("T")
 FLAGS = ("--json", "--traceback", "--help")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Arguments:
-    """What was typed after the verb. What nobody takes is an error, not silently ignored."""
-
-    words: list[str]
-    values: dict[str, str]
+    words: tuple[str, ...]
+    values: Mapping[str, str]
     flags: frozenset[str]
-    taken: set[str] = field(default_factory=set)
-
-    @property
-    def json(self) -> bool:
-        return "--json" in self.flags
-
-    def take(self, key: str, default: str | None = None) -> str | None:
-        self.taken.add(key)
-        return self.values.get(key, default)
-
-    def need(self, key: str, example: str) -> str:
-        value = self.take(key)
-        if value is None:
-            raise UserError(f"{key}= is missing; for example {key}={example}")
-        return value
-
-    def integer(self, key: str, default: int | None = None) -> int | None:
-        value = self.take(key)
-        if value is None:
-            return default
-        if not value.lstrip("-").isdigit():
-            raise UserError(f"{key}={value!r} is no whole number")
-        return int(value)
-
-    def flag(self, key: str, default: bool = False) -> bool:
-        value = self.take(key)
-        if value is None:
-            return default
-        if value.lower() not in ("true", "false"):
-            raise UserError(f"{key}={value!r}: expected true or false")
-        return value.lower() == "true"
-
-    def rest(self, prefixes: Sequence[str] = ()) -> list[str]:
-        """What was not taken, as Hydra overrides; with prefixes, only keys of those groups."""
-        left = {k: v for k, v in self.values.items() if k not in self.taken}
-        for key in left:
-            if prefixes and key.split(".")[0] not in prefixes:
-                raise UserError(f"unknown key {key!r}; {closest(key, [*self.taken, *prefixes])}")
-        self.taken |= set(left)
-        return [f"{key}={value}" for key, value in left.items()]
-
-    def done(self) -> None:
-        """Every key was understood."""
-        for key in self.values:
-            if key not in self.taken:
-                raise UserError(f"unknown key {key!r}; {closest(key, self.taken)}")
 
 
 def parse(typed: Sequence[str]) -> Arguments:
@@ -70,15 +27,83 @@ def parse(typed: Sequence[str]) -> Arguments:
             flags.add("--help")
         elif word.startswith("--"):
             if word not in FLAGS:
-                raise UserError(f"unknown flag {word!r}; {closest(word, FLAGS)}")
+                raise UserError(_no_flag(word))
             flags.add(word)
         elif "=" in word:
             key, _, value = word.partition("=")
             values[key] = value
         else:
             words.append(word)
-    return Arguments(words, values, frozenset(flags))
+    return Arguments(tuple(words), values, frozenset(flags))
+
+
+def _no_flag(word: str) -> str:
+    key, _, value = word.removeprefix("--").partition("=")
+    if get_close_matches(word, FLAGS, cutoff=0.75):
+        return f"unknown flag {word!r}; {closest(word, FLAGS)}"
+    return f"unknown flag {word!r}; keys are typed without dashes: {key}={value or 'VALUE'}"
+
+
+def call(verb: Callable[[Any], int], given: Arguments | Sequence[str]) -> int:
+    """The verb with what was typed for it."""
+    given = given if isinstance(given, Arguments) else parse(given)
+    return verb(read(options_of(verb), given))
+
+
+def options_of(verb: Callable[[Any], int]) -> Any:
+    """The dataclass of what a verb can be asked for: the type of its one argument."""
+    (kind,) = [kind for name, kind in get_type_hints(verb).items() if name != "return"]
+    return kind
+
+
+def read(cls: type[T], given: Arguments) -> T:
+    """What nobody takes is named, not silently ignored, and before anything that is missing."""
+    options = list(told(cls))
+    typed: dict[str, Any] = {}
+    for key, value in given.values.items():
+        home = _home(key, options)
+        if home.gathers is None:
+            typed[key] = value
+        else:
+            typed.setdefault(home.name, {})[key] = value
+    typed |= _from_words(given.words, options, typed)
+    if "--json" in given.flags:
+        if not any(one.name == "json" for one in options):
+            raise UserError("--json: this verb has no answer as data; leave it out")
+        typed["json"] = True
+    return config.parse(cls, typed)
+
+
+def _home(key: str, options: Sequence[Told]) -> Told:
+    for one in options:
+        if one.gathers is None and one.name == key:
+            return one
+    for one in options:
+        if one.gathers == () or one.gathers and key.split(".")[0] in one.gathers:
+            return one
+    known = [name for one in options for name in one.gathers or (one.name,)]
+    raise UserError(f"unknown key {key!r}; {closest(key, known)}")
+
+
+def _from_words(
+    words: Sequence[str], options: Sequence[Told], typed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Options that need no key, in their order; the last may take several words."""
+    left, found = list(words), {}
+    for one in options:
+        if left and one.word and one.name not in typed:
+            many = get_origin(one.kind) is tuple
+            found[one.name] = left if many else left[0]
+            left = [] if many else left[1:]
+    if left and found:
+        raise UserError(f"{left[0]!r} is one word too many after {words[-len(left) - 1]!r}")
+    if left:
+        keys = [one.name for one in options if one.gathers is None and one.name not in typed]
+        hint = f"; did you mean {keys[0]}={left[0]}?" if keys else ""
+        raise UserError(f"{left[0]!r} is no key=value{hint}")
+    return found
 
 
 def overrides(values: Mapping[str, str]) -> list[str]:
+    """As Hydra takes them."""
     return [f"{key}={value}" for key, value in values.items()]

@@ -4,13 +4,13 @@ import errno
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
+from dataclasses import replace
 
 from hvdm.errors import RunError, UserError, closest
 from launcher import arguments
 from launcher.progress import close_output
-from launcher.verbs.table import VERBS, Verb
+from launcher.verb import Verb, imported
+from launcher.verbs.table import VERBS
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -46,38 +46,35 @@ def _full(error: OSError) -> str:
 
 
 def _run(typed: list[str]) -> int:
-    given = arguments.parse(typed)
+    typed = ["version" if word in ("-V", "--version") else word for word in typed]
+    helped = typed[:1] == ["help"]
+    given = arguments.parse(typed[1:] if helped else typed)
+    helped = helped or "--help" in given.flags
     if not given.words:
         print(overview())
-        return 0 if "--help" in given.flags or not typed else 2
-    verb = _find(given)
-    if "--help" in given.flags:
+        return 0 if helped or not typed else 2
+    verb, rest = find(given)
+    if helped:
         print(verb.help())
         if verb.more:
-            print(f"\n{_imported(verb.more)(given)}")
+            print(f"\n{imported(verb.more)(rest.values)}")
         return 0
-    code: int = _imported(verb.function)(given)
-    return code
+    return arguments.call(verb.function, rest)
 
 
-def _imported(place: str) -> Any:
-    module, function = place.split(":")
-    return getattr(import_module(module), function)
-
-
-def _find(given: arguments.Arguments) -> Verb:
-    """The verb of one word or two; its words are taken off."""
+def find(given: arguments.Arguments) -> tuple[Verb, arguments.Arguments]:
+    """The verb of one word or two, and what is left for it."""
+    words = given.words
     for length in (2, 1):
-        name = " ".join(given.words[:length])
-        if len(given.words) >= length and name in VERBS:
-            given.words = given.words[length:]
-            return VERBS[name]
-    below = [name for name in VERBS if name.split()[0] == given.words[0]]
+        name = " ".join(words[:length])
+        if len(words) >= length and name in VERBS:
+            return VERBS[name], replace(given, words=words[length:])
+    below = [name for name in VERBS if name.split()[0] == words[0]]
     if below:
-        word = given.words[1] if len(given.words) > 1 else ""
+        word = words[1] if len(words) > 1 else ""
         choices = [name.split()[1] for name in below]
-        raise UserError(f"unknown verb {given.words[0]} {word!r}; {closest(word, choices)}")
-    raise UserError(f"unknown verb {given.words[0]!r}; {closest(given.words[0], VERBS)}")
+        raise UserError(f"unknown verb {words[0]} {word!r}; {closest(word, choices)}")
+    raise UserError(f"unknown verb {words[0]!r}; {closest(words[0], VERBS)}")
 
 
 def overview() -> str:
@@ -96,7 +93,7 @@ def overview() -> str:
             "  hvdm doctor                                   what works here, and what to do",
             "  hvdm train config=tiny/hvdm_autoencoder       the same command again resumes",
             "  hvdm report run=runs/tiny/hvdm_autoencoder    what became of it",
-            "Each verb explains itself by example:  hvdm train --help",
+            "Each verb explains itself by example:  hvdm help train",
             "A wrong key or value is named, with what was expected; --traceback shows more.",
         ]
     )

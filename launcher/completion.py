@@ -1,14 +1,17 @@
 """Shell completion: the script for a shell, and the words that it asks for."""
 
 import os
-import re
-from collections.abc import Iterable
-from importlib import resources
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from hvdm.errors import UserError, closest
-from launcher.arguments import FLAGS, Arguments
-from launcher.verbs.table import VERBS, Verb
+from hvdm.options import option
+from launcher.arguments import FLAGS
+from launcher.paths import run_configs
+from launcher.verb import Verb
+from launcher.verbs.table import VERBS
 
 ASKED = "HVDM_COMPLETE"
 """The line as far as the cursor; in the environment, where no `=` in it means anything."""
@@ -41,15 +44,26 @@ complete -c hvdm -f -a '(HVDM_COMPLETE=(commandline -cp) hvdm completion words 2
 }
 
 
-def completion(given: Arguments) -> int:
-    shell = given.words[0] if given.words else ""
-    given.done()
-    if shell == "words":
+@dataclass(frozen=True, kw_only=True)
+class CompletionOptions:
+    shell: str = option(
+        about="prints the script for that shell",
+        shown="bash|zsh|fish", example="bash", word=True,
+    )  # fmt: skip
+    examples: ClassVar = (
+        "completion bash >> ~/.bashrc",
+        "completion zsh >> ~/.zshrc",
+        "completion fish > ~/.config/fish/completions/hvdm.fish",
+    )
+
+
+def completion(asked: CompletionOptions) -> int:
+    if asked.shell == "words":
         print("\n".join(candidates(os.environ.get(ASKED, ""))))
         return 0
-    if shell not in SCRIPTS:
-        raise UserError(f"completion for {shell!r} is not known; {closest(shell, SCRIPTS)}")
-    print(SCRIPTS[shell], end="")
+    if asked.shell not in SCRIPTS:
+        raise UserError(f"shell={asked.shell} is not known; {closest(asked.shell, SCRIPTS)}")
+    print(SCRIPTS[asked.shell], end="")
     return 0
 
 
@@ -82,7 +96,9 @@ def _verbs(before: list[str]) -> Iterable[str]:
 def _of_verb(verb: Verb, before: list[str], typed: str) -> Iterable[str]:
     key = typed.partition("=")[0]
     if "=" in typed:
-        return [f"{key}={value}" for value in _values(verb, key)]
+        head, comma, _ = typed.rpartition(",")  # of several values, the last is completed
+        values = _values(verb, key)
+        return [f"{head}," + value if comma else f"{key}={value}" for value in values]
     given = {word.partition("=")[0] for word in before}
     names = [name for name in _keys(verb) if name not in given]
     return [*(f"{name}=" for name in names), *FLAGS]
@@ -91,31 +107,46 @@ def _of_verb(verb: Verb, before: list[str], typed: str) -> Iterable[str]:
 def _keys(verb: Verb) -> dict[str, list[str]]:
     """The verb's keys with the choices that its help names."""
     found: dict[str, list[str]] = {}
-    for text, _ in verb.keys:
-        for key, values in re.findall(r"([\w.]+)=(\S+)", text):
-            if key != "KEY":
+    for text, _ in verb.rows:
+        for word in text.split():
+            key, sign, values = word.partition("=")
+            if sign and key.islower():
                 choices = values.split("|") if "|" in values else []
                 found[key] = [choice for choice in choices if choice.islower()]
     return found
 
 
-def _values(verb: Verb, key: str) -> list[str]:
-    if key == "config":
-        return config_names()
-    if key in ("run", "init", "first_stage", "base") or key.startswith("stages."):
-        return runs(Path("runs"))
+def _values(verb: Verb, key: str) -> Iterable[str]:
+    if key in _KNOWN:
+        return _KNOWN[key]()
+    if key.startswith("stages."):
+        return _runs_here()
     return _keys(verb).get(key, [])
-
-
-def config_names() -> list[str]:
-    """Read from the folder alone: importing Hydra would take longer than typing the name."""
-    root = Path(str(resources.files("configs")))
-    groups = {"engine", "cluster", "optimizer"}
-    found = (path.relative_to(root).with_suffix("") for path in root.rglob("*.yaml"))
-    return sorted(
-        str(name) for name in found if len(name.parts) > 1 and name.parts[0] not in groups
-    )
 
 
 def runs(folder: Path) -> list[str]:
     return sorted(str(path.parent) for path in folder.glob("**/config.yaml"))
+
+
+def protocols() -> Iterable[str]:
+    from eval.protocol.protocol import PROTOCOLS
+
+    return PROTOCOLS
+
+
+def detectors() -> Iterable[str]:
+    from eval.networks.detectors import KNOWN
+
+    return KNOWN
+
+
+def _runs_here() -> list[str]:
+    return runs(Path("runs"))
+
+
+_KNOWN: Mapping[str, Callable[[], Iterable[str]]] = {
+    "config": run_configs,
+    **dict.fromkeys(("run", "init", "first_stage", "base"), _runs_here),
+    "protocol": protocols,
+    "detector": detectors,
+}

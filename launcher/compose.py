@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,14 @@ from omegaconf.errors import OmegaConfBaseException
 from hvdm import config as configs
 from hvdm.config import RunConfig
 from hvdm.errors import UserError, closest
+from launcher import paths
 
 GROUPS = ("engine", "cluster", "optimizer")
 
 
-def config_folder() -> Path:
-    return Path(str(resources.files("configs")))
-
-
 def names() -> list[str]:
     """Every run config that comes with the package."""
-    root = config_folder()
-    found = (p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
-    return sorted(n for n in found if n != "base" and n.split("/")[0] not in GROUPS)
+    return sorted(paths.run_configs())
 
 
 def run_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -38,10 +32,7 @@ def run_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     mapping = _compose(folder, config_name, [quoted(o) for o in overrides])
     if mapping.get("run") is None:
         mapping["run"] = f"runs/{Path(name).with_suffix('').name if folder else name}"
-    for key in ("run", "first_stage", "init"):
-        mapping[key] = _absolute(mapping.get(key))
-    mapping["stages"] = {name: _absolute(run) for name, run in mapping["stages"].items()}
-    mapping["data"]["path"] = _absolute(mapping["data"].get("path"))
+    mapping = paths.made_whole(mapping)
     mapping["cluster"] = _with_range(mapping["cluster"])
     return configs.load(mapping)
 
@@ -54,10 +45,6 @@ def _with_range(cluster: dict[str, Any]) -> dict[str, Any]:
     return {**cluster, "workers": int(found[2]), "fewest_workers": int(found[1])}
 
 
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).expanduser().absolute())
-
-
 def _find(name: str) -> tuple[Path | None, str]:
     """The folder of a config of the user's own, and its name; no folder for one of ours."""
     path = Path(name)
@@ -67,13 +54,13 @@ def _find(name: str) -> tuple[Path | None, str]:
         return path.absolute().parent, path.stem
     if name not in names():
         raise UserError(f"config={name!r} does not exist; {closest(name, names())}")
-    return None, name
+    return None, paths.run_configs()[name]
 
 
 def _compose(folder: Path | None, name: str, overrides: list[str]) -> dict[str, Any]:
-    extra = [f"hydra.searchpath=[file://{config_folder()}]"] if folder else []
+    extra = [f"hydra.searchpath=[file://{paths.CONFIGS}]"] if folder else []
     try:
-        with _hydra(folder or config_folder()):
+        with _hydra(folder or paths.CONFIGS):
             composed = compose(config_name=name, overrides=overrides + extra)
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
@@ -115,7 +102,7 @@ def _explained(error: Exception, name: str, overrides: Sequence[str]) -> UserErr
     for override in overrides:
         key, _, value = override.partition("=")
         if key in GROUPS:
-            choices = [p.stem for p in (config_folder() / key).glob("*.yaml")]
+            choices = [p.stem for p in (paths.CONFIGS / key).glob("*.yaml")]
             if value not in choices:
                 return UserError(f"{override}: no such {key}; {closest(value, choices)}")
     return UserError(f"config={name}: {' '.join(str(error).split())}")
@@ -123,7 +110,7 @@ def _explained(error: Exception, name: str, overrides: Sequence[str]) -> UserErr
 
 def group(name: str, choice: str, overrides: Sequence[str]) -> dict[str, Any]:
     """One group alone, for verbs that train nothing."""
-    choices = [p.stem for p in (config_folder() / name).glob("*.yaml")]
+    choices = [p.stem for p in (paths.CONFIGS / name).glob("*.yaml")]
     if choice not in choices:
         raise UserError(f"{name}={choice}: no such {name}; {closest(choice, choices)}")
     mapping = _compose(None, f"{name}/{choice}", [quoted(o) for o in overrides])

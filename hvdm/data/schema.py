@@ -120,7 +120,7 @@ def read_manifest(folder: str | Path | Store) -> Manifest:
     try:
         data = store.read(MANIFEST)
     except Absent as error:
-        raise UserError(f"{error}: give the folder of a split, such as …/train") from None
+        raise UserError(f"{error}: data.path= is the folder or address above train/") from None
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -134,10 +134,15 @@ def splits(folder: str | Path) -> list[str]:
 
 
 def _missing(folder: Path) -> str:
+    above = folder.parent
+    if (above / MANIFEST).is_file():
+        return f"{above} is one split; name the whole data set: data.path={above.parent}"
+    if not folder.is_dir() and (found := splits(above)):
+        return f"{above} has no split {folder.name!r}; name another as data.train=: {found}"
     if not folder.is_dir():
         return (
-            f"data set folder {folder} does not exist; make a data set with "
-            "`hvdm data synthetic out=DIR` and give DIR/train"
+            f"data set folder {folder} does not exist; make one with `hvdm data synthetic "
+            f"out={above}`, or name another with data.path=DIR"
         )
     if found := splits(folder):
         return f"{folder} has no {MANIFEST}, its splits do: give " + " or ".join(

@@ -14,10 +14,10 @@ from hvdm.config import RunConfig, plain
 from hvdm.errors import UserError
 from hvdm.events import duration
 from launcher import compose
-from launcher.arguments import Arguments
 from launcher.demo import children
 from launcher.demo.quality import DETECTOR, DISTANCE, RECONSTRUCTION, Figure, figures
 from launcher.progress import Progress
+from launcher.verbs.runs import DemoOptions
 from launcher.workers.follow import Tail
 
 WORKERS = ("cluster=local", "cluster.workers=2", "engine=deepspeed", "engine.zero=1")
@@ -131,15 +131,11 @@ def evaluated(run: Path, protocol: str) -> str | None:
 # The verb
 
 
-def demo(given: Arguments) -> int:
-    made = Demo(
-        Path(given.take("out", "runs/demo") or "").expanduser().absolute(),
-        given.integer("steps"),
-        given.integer("clips"),
-    )
-    given.done()
+def demo(asked: DemoOptions) -> int:
+    out = Path(asked.out or "runs/demo").expanduser().absolute()
+    made = Demo(out, asked.steps, asked.clips)
     began = time.monotonic()
-    progress = Progress(sys.stderr if given.json else sys.stdout)
+    progress = Progress(sys.stderr if asked.json else sys.stdout)
     _write_test(made.out)
     with children.keeping_house():
         for number, stage in enumerate(all_stages := made.stages(), start=1):
@@ -147,7 +143,7 @@ def demo(given: Arguments) -> int:
     found = figures(made.autoencoder, made.diffusion, made.films())
     answer = _answer(made, found, time.monotonic() - began)
     (made.out / "demo.json").write_text(json.dumps(answer, indent=1) + "\n")
-    print(json.dumps(answer, indent=1) if given.json else _last_screen(made, answer))
+    print(json.dumps(answer, indent=1) if asked.json else _last_screen(made, answer))
     return 0
 
 

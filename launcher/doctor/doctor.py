@@ -4,13 +4,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from typing import ClassVar
 
-from hvdm.config import ClusterConfig
 from hvdm.errors import UserError
-from launcher.arguments import Arguments
+from hvdm.options import option
 from launcher.doctor import checks, nodes, probing
 from launcher.doctor.checks import Line
+from launcher.where import OnCluster
 
 CHECKS: dict[str, Callable[[], list[Line]]] = {
     "python": checks.python,
@@ -35,32 +36,44 @@ _SLOW = {
 _SIGN = {"ok": "ok     ", "warning": "warning", "failed": "FAILED "}
 
 
-def doctor(given: Arguments) -> int:
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(OnCluster):
+    storage: str = option(
+        ".", "with cluster=existing, which checks every node and their network: a folder that "
+        "all of them have to see; default this one", shown="DIR",
+    )  # fmt: skip
+    json: bool = option(False, "every check as data")
+    examples: ClassVar = (
+        "doctor",
+        "doctor --json",
+        "doctor cluster=existing cluster.address=head:6379 storage=/shared/runs",
+    )
+
+
+def doctor(asked: DoctorOptions) -> int:
     """Exit code 0, or 1 when something failed; warnings do not count."""
     began = time.monotonic()
     lines: list[Line] = []
-    for line in _asked(given):
+    for line in _looked_at(asked):
         lines.append(line)
-        if not given.json:
+        if not asked.json:
             _tell(line)
     failed = [line for line in lines if line.state == "failed"]
-    if given.json:
+    if asked.json:
         print(json.dumps({"ok": not failed, "checks": [asdict(line) for line in lines]}, indent=1))
     else:
         print(_verdict(lines, time.monotonic() - began))
     return 1 if failed else 0
 
 
-def _asked(given: Arguments) -> Iterator[Line]:
+def _looked_at(asked: DoctorOptions) -> Iterator[Line]:
     """Of this machine, or of every node of a cluster."""
-    name, address = given.take("cluster", "local"), given.take("cluster.address", "auto")
-    storage = given.take("storage", ".") or "."
-    given.done()
-    if name == "local":
-        return _lines(quiet=given.json)
-    if name != "existing":
-        raise UserError(f"cluster={name}: expected local, this machine, or existing")
-    return iter(nodes.check(ClusterConfig("existing", address=address), storage))
+    where = asked.where("local", shared="existing")
+    if where.name == "local":
+        return _lines(quiet=asked.json)
+    if where.name != "existing":
+        raise UserError(f"cluster={where.name}: expected local, this machine, or existing")
+    return iter(nodes.check(where, asked.storage))
 
 
 def _lines(quiet: bool) -> Iterator[Line]:

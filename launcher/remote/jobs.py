@@ -5,14 +5,17 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from hvdm.config import RunConfig
+from hvdm.config import RunConfig, plain
 from hvdm.errors import RunError, UserError, closest
-from launcher import compose
-from launcher.arguments import Arguments
+from hvdm.options import gathered, option
+from launcher import compose, paths
+from launcher.arguments import overrides
+from launcher.verbs.runs import KEYS, NAME
 from launcher.workers.cluster import ray_module
 
 T = TypeVar("T")
@@ -21,36 +24,53 @@ ALIVE = ("PENDING", "RUNNING")
 STOP_WAIT_S = "180"
 """Ray kills a job that was told to stop after three seconds, unless it is told otherwise."""
 
-_PATHS: tuple[tuple[str, Callable[[RunConfig], str | None]], ...] = (
-    ("run", lambda config: config.run),
-    ("data.path", lambda config: config.data.path),
-    ("first_stage", lambda config: config.first_stage),
-    ("init", lambda config: config.init),
-)
+DASHBOARD = "http://HEAD:8265"
 
 
-def submit(given: Arguments) -> int:
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions:
+    config: str = option(
+        about="as in hvdm train; a YAML file has to lie where the cluster sees it",
+        shown="NAME", example=NAME,
+    )  # fmt: skip
+    address: str | None = option(
+        None, "the head's dashboard; default $RAY_API_SERVER_ADDRESS", shown=DASHBOARD
+    )
+    follow: bool = option(True, "show its output until it ends")
+    working_dir: str | None = option(
+        None, "a folder that Ray copies to the job, for modules of your own", shown="DIR"
+    )
+    command: str = option("hvdm", "how hvdm is called there")
+    json: bool = option(False, "the job's name and command as data, without following it")
+    keys: Mapping[str, str] = gathered(
+        "any key of hvdm train; paths are made whole from here", "KEY=VALUE", KEYS
+    )
+    examples: ClassVar = (
+        "submit config=tiny/hvdm_autoencoder address=http://head:8265 cluster.workers=8",
+        "submit config=mine.yaml working_dir=. follow=false",
+    )
+
+
+def submit(asked: SubmitOptions) -> int:
     """Checks the config here, and starts `hvdm train` with it there."""
-    client = _client(given)
-    follow, command = given.flag("follow", True), given.take("command", "hvdm") or "hvdm"
-    working_dir, name = given.take("working_dir"), given.need("config", "tiny/hvdm_autoencoder")
-    typed = _for_the_cluster(given.rest())
-    config = compose.run_config(name, typed)
-    entrypoint = _entrypoint(command, name, typed, config)
+    client = _client(asked.address)
+    typed = _for_the_cluster(overrides(asked.keys))
+    config = compose.run_config(asked.config, typed)
+    entrypoint = _entrypoint(asked.command, asked.config, typed, config)
     environment = {"RAY_JOB_STOP_WAIT_TIME_S": STOP_WAIT_S, "PYTHONUNBUFFERED": "1"}
     runtime: dict[str, Any] = {"env_vars": environment}
-    if working_dir:
-        runtime["working_dir"] = working_dir
+    if asked.working_dir:
+        runtime["working_dir"] = asked.working_dir
     job = _new_id(client, config.run)
     metadata = {RUN: config.run}
     _asked(lambda: client.submit_job(
         entrypoint=entrypoint, submission_id=job, runtime_env=runtime, metadata=metadata
     ))  # fmt: skip
-    if given.json:
+    if asked.json:
         print(json.dumps({"job": job, "run": config.run, "entrypoint": entrypoint}, indent=1))
         return 0
     print(f"submitted {job}: {entrypoint}", flush=True)
-    if not follow:
+    if not asked.follow:
         print(f"hvdm jobs logs {job} address={client.get_address()}")
         return 0
     return _follow(client, job)
@@ -61,8 +81,6 @@ def _for_the_cluster(typed: list[str]) -> list[str]:
         key, _, value = override.partition("=")
         if key == "cluster" and value != "existing":
             raise UserError(f"{override}: a job runs where it is submitted; leave it out")
-        if key == "address":
-            raise UserError("address= is taken; the workers' side is cluster.address")
     return ["cluster=existing", *(o for o in typed if not o.startswith("cluster="))]
 
 
@@ -70,11 +88,10 @@ def _entrypoint(command: str, name: str, typed: list[str], config: RunConfig) ->
     """What was typed, with whole paths: the job begins in another folder, maybe elsewhere."""
     if Path(name).suffix in (".yaml", ".yml"):
         name = str(Path(name).absolute())
-    whole = {key: value(config) for key, value in _PATHS}
-    whole |= {f"stages.{stage}": run for stage, run in config.stages.items()}
-    kept = [o for o in typed if o.partition("=")[0] not in whole]
-    paths = [f"{key}={value}" for key, value in whole.items() if value is not None]
-    return shlex.join([*shlex.split(command), "train", f"config={name}", *kept, *paths])
+    whole = list(paths.typed(plain(config)))
+    keys = {override.partition("=")[0] for override in whole}
+    kept = [override for override in typed if override.partition("=")[0] not in keys]
+    return shlex.join([*shlex.split(command), "train", f"config={name}", *kept, *whole])
 
 
 def _new_id(client: Any, run: str) -> str:
@@ -93,12 +110,18 @@ def _new_id(client: Any, run: str) -> str:
 # The jobs of a cluster
 
 
-def list_(given: Arguments) -> int:
-    client = _client(given)
-    given.done()
+@dataclass(frozen=True, kw_only=True)
+class JobsOptions:
+    address: str | None = option(None, "the head's dashboard", shown=DASHBOARD)
+    json: bool = option(False, "as data")
+    examples: ClassVar = ("jobs list address=http://head:8265",)
+
+
+def list_(asked: JobsOptions) -> int:
+    client = _client(asked.address)
     jobs = [_row(job) for job in _asked(client.list_jobs) if job.submission_id]
     jobs.sort(key=lambda row: row["began"] or 0)
-    if given.json:
+    if asked.json:
         print(json.dumps(jobs, indent=1))
         return 0
     for row in jobs:
@@ -121,19 +144,31 @@ def _row(job: Any) -> dict[str, Any]:
     }
 
 
-def logs(given: Arguments) -> int:
-    client, job = _chosen(given)
-    follow = given.flag("follow", False)
-    given.done()
-    if follow:
+@dataclass(frozen=True, kw_only=True)
+class LogsOptions:
+    job: str | None = option(None, "its name; see hvdm jobs list", shown="JOB", word=True)
+    follow: bool = option(False, "go on until it ends; default false")
+    address: str | None = option(None, "the head's dashboard", shown=DASHBOARD)
+    examples: ClassVar = ("jobs logs train-sky address=http://head:8265 follow=true",)
+
+
+def logs(asked: LogsOptions) -> int:
+    client, job = _chosen(asked.address, asked.job)
+    if asked.follow:
         return _follow(client, job)
     print(_asked(lambda: client.get_job_logs(job)), end="")
     return 0
 
 
-def stop(given: Arguments) -> int:
-    client, job = _chosen(given)
-    given.done()
+@dataclass(frozen=True, kw_only=True)
+class StopOptions:
+    job: str | None = option(None, "its name; see hvdm jobs list", shown="JOB", word=True)
+    address: str | None = option(None, "the head's dashboard", shown=DASHBOARD)
+    examples: ClassVar = ("jobs stop train-sky address=http://head:8265",)
+
+
+def stop(asked: StopOptions) -> int:
+    client, job = _chosen(asked.address, asked.job)
     status = str(_asked(lambda: client.get_job_status(job)).value)
     if status not in ALIVE:
         raise UserError(f"job {job} has ended already: {status.lower()}")
@@ -144,11 +179,10 @@ def stop(given: Arguments) -> int:
     return 0
 
 
-def _chosen(given: Arguments) -> tuple[Any, str]:
-    client = _client(given)
-    if len(given.words) != 1:
-        raise UserError("one job is expected; hvdm jobs list shows their names")
-    job = given.words[0]
+def _chosen(address: str | None, job: str | None) -> tuple[Any, str]:
+    client = _client(address)
+    if job is None:
+        raise UserError("one job is expected, as job=NAME; hvdm jobs list shows their names")
     known = [str(one.submission_id) for one in _asked(client.list_jobs) if one.submission_id]
     if job not in known:
         raise UserError(f"no job {job!r} at {client.get_address()}; {closest(job, known)}")
@@ -175,9 +209,9 @@ async def _show(client: Any, job: str) -> None:
         print(text, end="", flush=True)
 
 
-def _client(given: Arguments) -> Any:
+def _client(address: str | None) -> Any:
     """The Jobs API is at the dashboard's port of the head."""
-    address = given.take("address") or os.environ.get("RAY_API_SERVER_ADDRESS")
+    address = address or os.environ.get("RAY_API_SERVER_ADDRESS")
     address = address or "http://127.0.0.1:8265"
     if "://" not in address:
         address = f"http://{address}"

@@ -3,27 +3,37 @@
 import json
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from hvdm.config import ClusterConfig
 from hvdm.errors import RunError
-from launcher.arguments import Arguments
+from hvdm.options import option
 from launcher.doctor import checks
 from launcher.workers import cluster
 
 Row = dict[str, Any]
 
 
-def status(given: Arguments) -> int:
-    address = given.take("address", "auto") or "auto"
-    wanted, wait_s = given.integer("nodes", 0) or 0, given.integer("wait_s", 0) or 0
-    given.done()
-    until = time.monotonic() + wait_s
-    while wait_s and checks.silent_cluster(address) and time.monotonic() < until:
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions:
+    address: str = option(
+        "auto", "the head; default the cluster that this machine belongs to", shown="HOST:PORT"
+    )
+    nodes: int = option(0, "as many are waited for, for wait_s=; exit code 1 if they do not come")
+    wait_s: int = option(0, "how many seconds", shown="S")
+    json: bool = option(False, "as data")
+    examples: ClassVar = ("cluster status", "cluster status address=head:6379 nodes=4 wait_s=300")
+
+
+def status(asked: StatusOptions) -> int:
+    address, wanted = asked.address, asked.nodes
+    until = time.monotonic() + asked.wait_s
+    while asked.wait_s and checks.silent_cluster(address) and time.monotonic() < until:
         time.sleep(0.5)
     with cluster.connected(ClusterConfig("existing", address=address)):
         rows = _waited_for(wanted, until)
-    if given.json:
+    if asked.json:
         print(json.dumps(rows, indent=1))
     else:
         print("\n".join(_line(row) for row in rows))

@@ -5,27 +5,50 @@ import math
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
+from typing import ClassVar
 
 from hvdm.config import RunConfig
 from hvdm.errors import UserError, closest
+from hvdm.options import gathered, option
 from launcher import compose
-from launcher.arguments import Arguments
+from launcher.arguments import overrides
+from launcher.verbs.runs import KEYS, NAME
 
 FILES = {"slurm": "slurm.sh", "kuberay": "kuberay.yaml", "vm": "vm.yaml"}
-DEFAULTS = {
-    "image": "hvdm:latest",
-    "time": "1-00:00:00",
-    "storage": "/mnt/hvdm",
-    "claim": "hvdm-storage",
-    "memory": "64Gi",
-    "region": "us-west-2",
-    "machine": "p5.48xlarge",
-    "setup": "",
-    "grace_s": "300",
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateOptions:
+    kind: str = option(
+        about="an sbatch script, a RayJob, or a file for ray up",
+        shown="slurm|kuberay|vm", example="slurm", word=True,
+    )  # fmt: skip
+    config: str = option(
+        about="the run; cluster.workers gives the nodes", shown="NAME", example=NAME
+    )
+    workers_per_node: int = option(8, "GPUs and CPUs follow from the config's per worker", least=1)
+    out: str | None = option(None, "default: printed", shown="FILE")
+    time: str = option("1-00:00:00", "Slurm: how long", shown="D-HH:MM:SS")
+    grace_s: int = option(300, "Slurm: how long before its end it stops")
+    setup: str = option(
+        "", "Slurm: a line before all others, such as source .venv/bin/activate", shown="COMMAND"
+    )
+    image: str = option("hvdm:latest", "Kubernetes and cloud", shown="NAME")
+    storage: str = option("/mnt/hvdm", "Kubernetes and cloud", shown="DIR")
+    claim: str = option("hvdm-storage", "Kubernetes: the volume", shown="NAME")
+    memory: str = option("64Gi", "Kubernetes: of a node", shown="SIZE")
+    machine: str = option("p5.48xlarge", "cloud", shown="TYPE")
+    region: str = option("us-west-2", "cloud", shown="NAME")
+    json: bool = option(False, "with out=, what was written")
+    keys: Mapping[str, str] = gathered("any key of the config", "KEY=VALUE", KEYS)
+    examples: ClassVar = (
+        "cluster template slurm config=tiny/hvdm_autoencoder cluster.workers=8 out=job.sh",
+        "cluster template kuberay config=tiny/hvdm_autoencoder batch=64 cluster.workers=16",
+    )
 
 
 @dataclass(frozen=True)
@@ -38,23 +61,17 @@ class Room:
     gpus: int
 
 
-def template(given: Arguments) -> int:
-    if len(given.words) != 1 or given.words[0] not in FILES:
-        word = given.words[0] if given.words else ""
-        raise UserError(f"template {word!r} is not known; {closest(word, FILES)}")
-    kind, name = given.words[0], given.need("config", "tiny/hvdm_autoencoder")
-    told = {key: given.take(key, default) or "" for key, default in DEFAULTS.items()}
-    per_node = given.integer("workers_per_node", 8) or 0
-    out, typed = given.take("out"), [o for o in given.rest() if not o.startswith("cluster=")]
-    config = compose.run_config(name, ["cluster=existing", *typed])
-    if per_node < 1:
-        raise UserError(f"workers_per_node={per_node} is below 1")
-    text = render(kind, name, typed, config, room(config, per_node), told)
-    if out is None:
+def template(asked: TemplateOptions) -> int:
+    if asked.kind not in FILES:
+        raise UserError(f"template {asked.kind!r} is not known; {closest(asked.kind, FILES)}")
+    typed = [o for o in overrides(asked.keys) if not o.startswith("cluster=")]
+    config = compose.run_config(asked.config, ["cluster=existing", *typed])
+    text = render(asked, typed, config, room(config, asked.workers_per_node))
+    if asked.out is None:
         sys.stdout.write(text)
     else:
-        Path(out).write_text(text)
-        print(json.dumps({"wrote": out}) if given.json else f"wrote {out}")
+        Path(asked.out).write_text(text)
+        print(json.dumps({"wrote": asked.out}) if asked.json else f"wrote {asked.out}")
     return 0
 
 
@@ -70,15 +87,14 @@ def room(config: RunConfig, per_node: int) -> Room:
     )
 
 
-def render(
-    kind: str, name: str, typed: list[str], config: RunConfig, size: Room, told: dict[str, str]
-) -> str:
+def render(asked: TemplateOptions, typed: list[str], config: RunConfig, size: Room) -> str:
+    name = asked.config
     if Path(name).suffix in (".yaml", ".yml"):
         name = str(Path(name).absolute())
     words = [f"config={name}", *typed]
     gpus = f"#SBATCH --gpus-per-node={size.gpus}" if size.gpus else "# without GPUs"
     values = {
-        **{key.upper(): value for key, value in told.items()},
+        **{key.upper(): str(value) for key, value in vars(asked).items()},
         "JOB": _job_name(config.run),
         "COMMAND": shlex.join(["hvdm", "train", *words, "cluster=existing"]),
         "SUBMITTED": shlex.join(words),
@@ -90,7 +106,7 @@ def render(
         "GPU_RESOURCE": f', nvidia.com/gpu: "{size.gpus}"' if size.gpus else "",
         "RAY": metadata.version("ray"),
     }
-    text = resources.files("launcher.remote").joinpath("templates", FILES[kind]).read_text()
+    text = resources.files("launcher.remote").joinpath("templates", FILES[asked.kind]).read_text()
     return re.sub(r"@([A-Z_]+)@", lambda found: values[found[1]], text)
 
 

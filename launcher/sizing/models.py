@@ -16,25 +16,23 @@ from hvdm.data import fields
 from hvdm.errors import UserError
 from hvdm.recipe import Batch, Context, Recipe, group_of
 from launcher import compose
-from launcher.arguments import Arguments
+from launcher.arguments import overrides
+from launcher.verbs.runs import ModelsOptions
 
 
-def models(given: Arguments) -> int:
-    name = given.take("config")
-    if name is None:
-        given.done()
-    overrides = given.rest()
-    rows = [describe(each, overrides) for each in ([name] if name else compose.names())]
-    if given.json:
+def models(asked: ModelsOptions) -> int:
+    names, keys = [asked.config] if asked.config else compose.names(), overrides(asked.keys)
+    rows = [describe(name, keys) for name in names]
+    if asked.json:
         print(json.dumps(rows, indent=1))
-    for row in () if given.json else rows:
+    for row in () if asked.json else rows:
         _tell(row)
     return 0
 
 
-def describe(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
+def describe(name: str, keys: list[str] | None = None) -> dict[str, Any]:
     """Parameters and multiply-adds per network of one config, and the shape of its latent."""
-    config = compose.run_config(name, overrides or [])
+    config = compose.run_config(name, keys or [])
     recipe = on_meta(config)
     counted = multiply_adds(recipe, config)
     latent = _latent_shape(config, recipe)

@@ -14,9 +14,10 @@ from hvdm.events import duration
 from hvdm.recipe import Recipe
 from hvdm.train import optim
 from launcher import compose
-from launcher.arguments import Arguments
+from launcher.arguments import overrides
 from launcher.sizing import footprint
 from launcher.sizing.footprint import Step
+from launcher.verbs.runs import PlanOptions
 
 GIB = 2**30
 STAGES = (0, 1, 2, 3)
@@ -54,13 +55,13 @@ class PlanRequest:
         return GPUS[self.gpu].gib * USABLE - RESERVE_GIB
 
 
-def plan(given: Arguments) -> int:
-    request = _request(given)
+def plan(asked: PlanOptions) -> int:
+    request = _request(asked)
     with FakeTensorMode():
         recipe = footprint.recipe_without_storage(request.config)
     steps = _steps(request.config)
     answer = _answer(request, recipe, steps)
-    if given.json:
+    if asked.json:
         print(json.dumps(answer, indent=1))
     else:
         _tell(answer)
@@ -68,30 +69,14 @@ def plan(given: Arguments) -> int:
     return 0
 
 
-def _request(given: Arguments) -> PlanRequest:
-    name = given.need("config", "tiny/hvdm_autoencoder")
-    gpus = given.integer("gpus", 8) or 0
-    gpu = given.take("gpu", "h100") or ""
-    mfu = _share(given.take("mfu", "0.3") or "")
-    if gpus < 1:
-        raise UserError(f"gpus={gpus}: at least 1")
-    if gpu not in GPUS:
-        raise UserError(f"gpu={gpu!r} is not known; {closest(gpu, GPUS)}")
-    where = ["cluster=existing", f"cluster.workers={gpus}", "cluster.gpus_per_worker=1"]
-    config = compose.run_config(name, [*where, *given.rest()])
-    if config.cluster.workers != gpus:
+def _request(asked: PlanOptions) -> PlanRequest:
+    if asked.gpu not in GPUS:
+        raise UserError(f"gpu={asked.gpu!r} is not known; {closest(asked.gpu, GPUS)}")
+    where = ["cluster=existing", f"cluster.workers={asked.gpus}", "cluster.gpus_per_worker=1"]
+    config = compose.run_config(asked.config, [*where, *overrides(asked.keys)])
+    if config.cluster.workers != asked.gpus:
         raise UserError(f"cluster.workers={config.cluster.workers}: say gpus=N instead")
-    return PlanRequest(config, gpu, mfu)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise UserError(f"mfu={text}: the share of the peak that is reached, above 0, at most 1")
-    return value
+    return PlanRequest(config, asked.gpu, asked.mfu)
 
 
 def _steps(config: RunConfig) -> dict[str, Step | None]:

@@ -1,41 +1,46 @@
 """`hvdm checkpoint …`: what is there, whether it is whole, how far two are apart."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
-from hvdm import building, opening
-from hvdm.checkpoint import checkpoint, places, retention
-from hvdm.checkpoint.checkpoint import Checkpoint, Reader
-from hvdm.checkpoint.choosing import candidates
-from hvdm.checkpoint.storage import Folder
+from hvdm.config import Samples
 from hvdm.errors import UserError
-from launcher.arguments import Arguments
+from hvdm.options import gathered, option
+from launcher.arguments import overrides
+from launcher.verbs.runs import RUN, run_folder
+
+if TYPE_CHECKING:
+    from hvdm.checkpoint.checkpoint import Checkpoint
+    from hvdm.checkpoint.retention import Rule
 
 
-def list_(given: Arguments) -> int:
-    run = _run(given)
-    given.done()
-    rows = [_row(found, hashed=given.json) for found in checkpoint.listed(run)]
-    if given.json:
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    run: str = option(about="the run folder", shown="RUN", example=RUN, word=True)
+    json: bool = option(False, "with a sha256 over each network's weights, optimizer state and EMA")
+    examples: ClassVar = ("checkpoint list run=runs/tiny/hvdm_autoencoder --json",)
+
+
+def list_(asked: ListOptions) -> int:
+    from hvdm.checkpoint import checkpoint
+
+    run = run_folder(asked.run)
+    rows = [_row(found, hashed=asked.json) for found in checkpoint.listed(run)]
+    if asked.json:
         print(json.dumps(rows, indent=1))
     elif not rows:
         print(f"{run} has no checkpoint yet")
-    for row in () if given.json else rows:
+    for row in () if asked.json else rows:
         print(f"step {row['step']:>8}  {row['bytes'] / 2**20:8.1f} MiB  {row['path']}")
     return 0
 
 
-def _run(given: Arguments) -> Path:
-    run = Path(given.need("run", "runs/tiny/hvdm_autoencoder"))
-    if not run.is_dir():
-        raise UserError(f"run={run}: there is no such folder")
-    return run
+def _row(found: "Checkpoint", hashed: bool) -> dict[str, Any]:
+    from hvdm.checkpoint import checkpoint
 
-
-def _row(found: Checkpoint, hashed: bool) -> dict[str, Any]:
     row = {
         "step": found.step,
         "bytes": found.bytes,
@@ -46,58 +51,76 @@ def _row(found: Checkpoint, hashed: bool) -> dict[str, Any]:
     return row | ({"sha256": checkpoint.hashes(found)} if hashed else {})
 
 
-def verify(given: Arguments) -> int:
-    run = _run(given)
-    given.done()
-    rows = [_verified(found) for found in reversed(candidates(run))]
-    damaged = [row for row in rows if row["damage"]]
-    if given.json:
+@dataclass(frozen=True, kw_only=True)
+class WholeOptions:
+    run: str = option(about="the run folder", shown="RUN", example=RUN, word=True)
+    json: bool = option(False, "as data")
+    examples: ClassVar = ("checkpoint verify run=runs/tiny/hvdm_autoencoder",)
+
+
+def verify(asked: WholeOptions) -> int:
+    from hvdm.checkpoint.choosing import candidates
+
+    rows = [_verified(found) for found in reversed(candidates(run_folder(asked.run)))]
+    if asked.json:
         print(json.dumps(rows, indent=1))
-    for row in () if given.json else rows:
+    for row in () if asked.json else rows:
         print(f"step {row['step']}: {row['damage'] or 'whole'}")
-    return 1 if damaged else 0
+    return 1 if any(row["damage"] for row in rows) else 0
 
 
-def _verified(found: Checkpoint | str) -> dict[str, Any]:
+def _verified(found: "Checkpoint | str") -> dict[str, Any]:
+    from hvdm.checkpoint import checkpoint
+
     if isinstance(found, str):
         return {"step": None, "damage": found}
     return {"step": found.step, "damage": checkpoint.damage(found)}
 
 
-def prune(given: Arguments) -> int:
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions:
+    run: str = option(about="the run folder", shown="RUN", example=RUN, word=True)
+    keep: int | None = option(None, "the last N stay; default the run's checkpoint.keep")
+    keep_every: Samples | None = option(
+        None, "the first after each N samples stays; default the run's", shown="N"
+    )
+    pinned: tuple[int, ...] = option((), "these stay", shown="STEP[,STEP…]")
+    dry: bool = option(False, "only say what would go")
+    json: bool = option(False, "as data")
+    examples: ClassVar = ("checkpoint prune run=runs/tiny/hvdm_autoencoder keep=1 dry=true",)
+
+
+def prune(asked: PruneOptions) -> int:
     """The same rule as training's, at once: pins and leases hold, the newest verified one stays."""
-    run = _run(given)
-    rule = _rule(given, run)
-    dry = given.flag("dry")
-    given.done()
-    place = places.storage_of(run)
-    if dry:
+    from hvdm.checkpoint import checkpoint, places, retention
+    from hvdm.checkpoint.storage import Folder
+
+    run = run_folder(asked.run)
+    rule, place = _rule(asked, run), places.storage_of(run)
+    if asked.dry:
         steps = [found.step for found in retention.removable(run, place, rule)[0]]
     else:
         steps = retention.prune(run, place, rule)
         if isinstance(place, Folder):
             place.sweep()
     left = [found.step for found in checkpoint.listed(run)]
-    if given.json:
-        print(json.dumps({"dry": dry, "removed": steps, "left": left}, indent=1))
+    if asked.json:
+        print(json.dumps({"dry": asked.dry, "removed": steps, "left": left}, indent=1))
         return 0
-    verb = "would be removed" if dry else "removed"
+    verb = "would be removed" if asked.dry else "removed"
     print(f"{verb}: {_steps(steps)}; there are: {_steps(left)}")
     return 0
 
 
-def _rule(given: Arguments, run: Path) -> retention.Rule:
+def _rule(asked: PruneOptions, run: Path) -> "Rule":
     """The run's own, but for what was typed."""
+    from hvdm import opening
+    from hvdm.checkpoint.retention import Rule
+
     own = opening.read_config(run).checkpoint
-    keep = given.integer("keep", own.keep)
-    every = given.integer("keep_every", own.keep_every)
-    typed = given.take("pinned")
-    pinned = tuple(own.pinned)
-    if typed is not None:
-        if not all(word.isdigit() for word in typed.split(",")):
-            raise UserError(f"pinned={typed!r}: steps are expected, such as pinned=4000,8000")
-        pinned += tuple(int(word) for word in typed.split(","))
-    rule = retention.Rule(own.keep if keep is None else keep, every, pinned)
+    keep = own.keep if asked.keep is None else asked.keep
+    every = own.keep_every if asked.keep_every is None else asked.keep_every
+    rule = Rule(keep, every, (*own.pinned, *asked.pinned))
     rule.check()
     return rule
 
@@ -106,73 +129,108 @@ def _steps(steps: list[int]) -> str:
     return ", ".join(map(str, steps)) or "none"
 
 
-def diff(given: Arguments) -> int:
-    if len(given.words) != 2:
+@dataclass(frozen=True, kw_only=True)
+class DistanceOptions:
+    runs: tuple[str, ...] = option(about="two runs, each RUN or RUN@STEP", shown="A B", word=True)
+    base: str | None = option(
+        None, "where they began, instead of the initial weights", shown="RUN[@STEP]"
+    )
+    kind: str = option("master", "what to compare: master, ema, or a state of the optimizer")
+    json: bool = option(False, "as data")
+    examples: ClassVar = ("checkpoint diff runs/a runs/b@100 --json",)
+
+
+def diff(asked: DistanceOptions) -> int:
+    from launcher.verbs.distance import difference
+
+    if len(asked.runs) != 2:
         raise UserError("two runs are expected: hvdm checkpoint diff A B [base=C]")
-    kind = given.take("kind", "master") or "master"
-    base = given.take("base")
-    given.done()
-    rows = difference(given.words[0], given.words[1], base, kind)
-    if given.json:
+    rows = difference(*asked.runs, asked.base, asked.kind)
+    if asked.json:
         print(json.dumps(rows, indent=1))
-    for net, row in () if given.json else rows.items():
+    for net, row in () if asked.json else rows.items():
         travel = "-" if row["of_travel"] is None else f"{row['of_travel']:.3e}"
         print(f"{net}: relative {row['relative']:.3e}  of_travel {travel}")
     return 0
 
 
-def difference(a: str, b: str, base: str | None = None, kind: str = "master") -> dict[str, Any]:
-    """Per network ‖a−b‖/‖a‖, ‖a−b‖/‖a−a0‖ and ‖a−a0‖/‖a0‖, over all elements together."""
-    first, second = _open(a), _open(b)
-    begin = _open(base) if base else None
-    if set(first.nets) != set(second.nets):
-        raise UserError(f"{a} has networks {sorted(first.nets)}, {b} has {sorted(second.nets)}")
-    initial = None if begin or kind != "master" else _initial_weights(a)
-    return {net: _distances(first, second, begin, initial, net, kind) for net in first.nets}
+# From and to files of a family's public code
 
 
-def _open(reference: str) -> Checkpoint:
-    run, step = opening.split_reference(reference)
-    if not run.is_dir():
-        raise UserError(f"{run}: there is no such run folder")
-    return checkpoint.choose(run, step)
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    family: str = option(
+        about="whose files they are", shown="hvdm|pvdm", example="hvdm", key="from"
+    )
+    run: str = option(
+        about="the new run folder; with both files, the autoencoder is below it",
+        shown="DIR", example="runs/released",
+    )  # fmt: skip
+    autoencoder: str | None = option(
+        None, "a state dict, .pth or .safetensors; no code in it is run", shown="FILE"
+    )
+    diffusion: str | None = option(
+        None, "the same of the denoiser; take the average, ema_model_*.pth", shown="FILE"
+    )
+    first_stage: str | None = option(
+        None, "the autoencoder's run, where only diffusion= is given", shown="RUN"
+    )
+    json: bool = option(False, "what was read, as data")
+    data: Mapping[str, str] = gathered(
+        "the data set to evaluate on, as data.path=DIR, and other keys of data",
+        "data.KEY=VALUE", ("data",),
+    )  # fmt: skip
+    examples: ClassVar = (
+        "checkpoint import from=hvdm autoencoder=ae.pth diffusion=ema.pth run=runs/public",
+        "checkpoint import from=pvdm autoencoder=ae.pth run=runs/pvdm_public",
+    )
+
+    @property
+    def files(self) -> dict[str, str | None]:
+        return {"autoencoder": self.autoencoder, "diffusion": self.diffusion}
 
 
-def _initial_weights(reference: str) -> dict[str, dict[str, torch.Tensor]]:
-    """The weights that the run's seed began with."""
-    run, _ = opening.split_reference(reference)
-    config = opening.read_config(run)
-    recipe = building.build_recipe(config, opening.stages_of(config))
-    return {
-        net: {name: p.detach() for name, p in module.named_parameters()}
-        for net, module in recipe.trained.items()
-    }
+def import_(asked: ImportOptions) -> int:
+    from launcher.verbs import released
+
+    made = released.import_files(
+        asked.family, Path(asked.run), asked.files, asked.first_stage, overrides(asked.data)
+    )
+    print(json.dumps(made, indent=1) if asked.json else "\n".join(map(released.line, made)))
+    return 0
 
 
-def _distances(
-    a: Checkpoint,
-    b: Checkpoint,
-    base: Checkpoint | None,
-    initial: dict[str, dict[str, torch.Tensor]] | None,
-    net: str,
-    kind: str,
-) -> dict[str, Any]:
-    one, two = Reader(a, net), Reader(b, net)
-    if kind not in one.kinds():
-        raise UserError(f"kind={kind} is not in the checkpoint; it has: {', '.join(one.kinds())}")
-    begin = Reader(base, net) if base else None
-    apart = norm = travel = start = 0.0
-    for name in one.names(kind):
-        left, right = one.whole(kind, name).double(), two.whole(kind, name).double()
-        apart += float((left - right).square().sum())
-        norm += float(left.square().sum())
-        zero = begin.whole(kind, name) if begin else initial[net][name] if initial else None
-        if zero is not None:
-            travel += float((left - zero.double()).square().sum())
-            start += float(zero.double().square().sum())
-    known = begin is not None or initial is not None
-    return {
-        "relative": (apart / norm) ** 0.5 if norm else 0.0,
-        "of_travel": (apart / travel) ** 0.5 if known and travel else None,
-        "travelled": (travel / start) ** 0.5 if known and start else None,
-    }
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    run: str = option(
+        about="the run; its newest valid checkpoint unless told",
+        shown="RUN[@STEP]", example="runs/hvdm_ucf101_256/diffusion",
+    )  # fmt: skip
+    to: str = option(
+        about="the public names, or ours", shown="hvdm|pvdm|safetensors", example="hvdm"
+    )
+    autoencoder: str | None = option(
+        None, "with public names: .safetensors, or a torch file", shown="FILE"
+    )
+    diffusion: str | None = option(None, "the same for the denoiser", shown="FILE")
+    out: str | None = option(None, "with our names: one file for each network", shown="DIR")
+    ema: bool = option(True, "averaged weights where the run keeps them")
+    json: bool = option(False, "the files, as data")
+    examples: ClassVar = ("checkpoint export run=runs/public to=hvdm diffusion=unet.pth",)
+
+    @property
+    def files(self) -> dict[str, str | None]:
+        return {"autoencoder": self.autoencoder, "diffusion": self.diffusion}
+
+
+def export(asked: ExportOptions) -> int:
+    from launcher.verbs import released
+
+    if asked.to == released.OURS:
+        if asked.out is None:
+            raise UserError("out= is missing; for example out=exported")
+        paths = released.export_plainly(asked.run, Path(asked.out), asked.ema)
+    else:
+        paths = released.export_released(asked.to, asked.run, asked.files, asked.ema)
+    print(json.dumps([str(p) for p in paths]) if asked.json else "\n".join(map(str, paths)))
+    return 0

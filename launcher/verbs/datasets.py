@@ -2,164 +2,208 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from data_tools import verify as verifier
-from data_tools.synthetic import making as maker
+from data_tools.settings import Settings
 from hvdm import config as configs
-from hvdm.config import ClusterConfig
 from hvdm.errors import UserError
-from launcher import compose
-from launcher.arguments import Arguments
-from launcher.workers import cluster
-from launcher.workers.cluster import Executor, over_processes
+from hvdm.options import gathered, option
+from launcher.where import OnCluster
 
-DEFAULTS = {"train": 256, "test": 64, "per_shard": 32, "frames": 16, "height": 32, "width": 32}
+if TYPE_CHECKING:
+    from launcher.workers.cluster import Executor
 
-
-def _where(given: Arguments) -> Executor:
-    """`workers=N` processes of this machine, or `cluster=local|existing` for Ray."""
-    name = given.take("cluster")
-    workers = max(1, given.integer("workers", 1) or 1)
-    if name is None:
-        return over_processes(workers) if workers > 1 else cluster.in_process
-    overrides = [f"{key}={given.take(key)}" for key in given.values if key.startswith("cluster.")]
-    if name != "inline" and "workers" in given.values:
-        overrides.append(f"cluster.workers={workers}")
-    group = compose.group("cluster", name, overrides)
-    return cluster.executor(configs.parse(ClusterConfig, group, "cluster"))
+FOLDER, AS_DATA = "datasets/shapes", "as data"
 
 
-def _folder(given: Arguments, what: str = "path") -> str:
-    """The data set, as a word or as `path=`."""
-    if given.words:
-        return given.words.pop(0)
-    return given.need(what, "datasets/shapes")
+@dataclass(frozen=True, kw_only=True)
+class Shared(OnCluster):
+    """A job of processes on this machine, or of a Ray cluster: equal bytes."""
+
+    json: bool = option(False, AS_DATA)
+
+    def executor(self) -> "Executor":
+        from launcher.workers import cluster
+
+        if self.cluster is None and not self.cluster_keys:
+            return cluster.over_processes(self.workers or 1)
+        return cluster.executor(self.where())
 
 
-def _tell(given: Arguments, answer: Any, text: Any) -> None:
-    print(json.dumps(answer, indent=1, default=str) if given.json else text)
-
-
-def synthetic(given: Arguments) -> int:
-    out = Path(given.take("out", "datasets/shapes") or "")
-    numbers = {key: int(given.integer(key, value) or 0) for key, value in DEFAULTS.items()}
-    seed, fps = given.integer("seed", 0) or 0, given.integer("fps", 8) or 0
-    run = _where(given)
-    given.done()
-    made = maker.make(out, seed=seed, fps=fps, run=run, **numbers)
-    counts = {name: manifest.samples for name, manifest in made.manifests.items()}
-    _tell(given, {"folder": str(made.folder), "fresh": made.fresh, "clips": counts}, made)
+def _tell(as_json: bool, answer: Any, text: Any) -> int:
+    print(json.dumps(answer, indent=1, default=str) if as_json else text)
     return 0
 
 
-def shard(given: Arguments) -> int:
+@dataclass(frozen=True, kw_only=True)
+class SyntheticOptions(Shared):
+    out: str = option(FOLDER, "where to", shown="DIR")
+    train: int = option(256, "clips to train on")
+    test: int = option(64, "clips held out")
+    frames: int = option(16, "of a clip", least=1)
+    height: int = option(32, "in pixels", least=1)
+    width: int = option(32, "in pixels", least=1)
+    fps: int = option(8, "frames a second", least=1)
+    per_shard: int = option(32, "clips in a shard", least=1)
+    seed: int = option(0, "equal arguments give equal bytes")
+    examples: ClassVar = ("data synthetic out=datasets/shapes train=256 test=64",)
+
+
+def synthetic(asked: SyntheticOptions) -> int:
+    from data_tools.synthetic import making
+
+    keys = ("train", "test", "per_shard", "frames", "height", "width", "seed", "fps")
+    numbers = {key: getattr(asked, key) for key in keys}
+    made = making.make(Path(asked.out), run=asked.executor(), **numbers)
+    counts = {name: manifest.samples for name, manifest in made.manifests.items()}
+    answer = {"folder": str(made.folder), "fresh": made.fresh, "clips": counts}
+    return _tell(asked.json, answer, made)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOptions(Shared):
+    source: str = option(
+        about="a folder, a glob, or a list (.txt, .csv, .jsonl: captions, labels)",
+        shown="WHERE", example="videos/",
+    )  # fmt: skip
+    out: str = option(
+        about="the data set; new sources append new shards to it",
+        shown="DIR", example="datasets/mine",
+    )  # fmt: skip
+    layout: str | None = option(
+        None, "ucf101, skytimelapse, taichi-hd, celeba, cifar10: official splits", shown="NAME"
+    )
+    settings: Mapping[str, str] = gathered(
+        "how videos are cut, filtered and encoded", "KEY=VALUE",
+        tuple(f.name for f in fields(Settings)),
+        rows=(
+            ("mode=clips|full|images", "cut at scene changes; whole videos as they are; pictures"),
+            ("size=N", "shorter side of stored clips, default 256; or height=N width=N"),
+            ("clip_frames=N min_frames=N fps=N", "default 64, 16, and the source's own rate"),
+            ("crf=N gop=N scenes=true|false", "default 18, 16, true"),
+            ("min_side= min_motion= max_motion= black= static=", "filters; see docs/data.md"),
+            ("duplicates=drop|keep damaged=quarantine|repair", "default drop, quarantine"),
+            ("test=F seed=N per_shard=N", "default 0.1, 0, 256; split by source video"),
+            ("limit_s=N", "how long one video may take; default 600"),
+        ),
+    )  # fmt: skip
+    examples: ClassVar = ("data shard source=videos/ out=datasets/mine size=256 workers=2",)
+
+
+def shard(asked: ShardOptions) -> int:
     from data_tools import shard as sharder
     from data_tools import summary
 
-    source = given.need("source", "videos/")
-    out = given.need("out", "datasets/mine")
-    layout, run = given.take("layout"), _where(given)
-    settings = _settings(given)
-    given.done()
-    whole = sharder.shard(source, out, settings, layout, run, quiet=given.json)
-    _tell(given, whole, summary.text(whole))
-    return 0
+    settings = configs.parse(Settings, asked.settings)
+    whole = sharder.shard(
+        asked.source, asked.out, settings, asked.layout, asked.executor(), quiet=asked.json
+    )
+    return _tell(asked.json, whole, summary.text(whole))
 
 
-def _settings(given: Arguments) -> Any:
-    from data_tools.settings import Settings
-
-    hints = get_type_hints(Settings)
-    typed = {f.name: given.take(f.name) for f in fields(Settings)}
-    values = {
-        name: _typed(hints[name], value) for name, value in typed.items() if value is not None
-    }
-    return configs.parse(Settings, values)
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(Shared):
+    path: str = option(
+        about="the data set, or one split of it", shown="DIR", example=FOLDER, word=True
+    )
+    full: bool = option(False, "decode every frame of every clip; default false")
+    examples: ClassVar = ("data verify datasets/shapes full=true",)
 
 
-def _typed(kind: Any, value: str) -> Any:
-    """The word as the kind of value that the setting has; what does not fit stays as it is."""
-    for convert, wanted in ((int, (int, int | None)), (float, (float,))):
-        if kind in wanted:
-            try:
-                return convert(value)
-            except ValueError:
-                return value
-    if kind is bool:
-        return {"true": True, "false": False}.get(value.lower(), value)
-    return value
+def verify(asked: VerifyOptions) -> int:
+    from data_tools import verify as verifier
 
-
-def verify(given: Arguments) -> int:
-    path = _folder(given)
-    decode = given.flag("full", given.flag("decode", False))
-    run = _where(given)
-    given.done()
-    report = verifier.verify(path, decode=decode, run=run, quiet=given.json)
-    _tell(given, report.as_json(), report)
+    report = verifier.verify(asked.path, decode=asked.full, run=asked.executor(), quiet=asked.json)
+    _tell(asked.json, report.as_json(), report)
     return 0 if report.ok else 1
 
 
-def repair(given: Arguments) -> int:
+@dataclass(frozen=True, kw_only=True)
+class RepairOptions:
+    path: str = option(about="the data set", shown="DIR", example=FOLDER, word=True)
+    source: str | None = option(
+        None, "a copy to take damaged shards from; else lost samples are taken out", shown="DIR"
+    )
+    json: bool = option(False, AS_DATA)
+    examples: ClassVar = ("data repair datasets/shapes source=/backup/shapes",)
+
+
+def repair(asked: RepairOptions) -> int:
     from data_tools import repair as mender
 
-    path, source = _folder(given), given.take("source")
-    given.done()
-    answer = mender.repair(path, source)
-    _tell(given, answer, mender.text(answer))
+    answer = mender.repair(asked.path, asked.source)
+    _tell(asked.json, answer, mender.text(answer))
     return 0 if answer["ok"] else 1
 
 
-def stats(given: Arguments) -> int:
+@dataclass(frozen=True, kw_only=True)
+class StatsOptions:
+    path: str = option(about="the data set", shown="DIR", example=FOLDER, word=True)
+    json: bool = option(False, AS_DATA)
+    examples: ClassVar = ("data stats datasets/shapes",)
+
+
+def stats(asked: StatsOptions) -> int:
     from data_tools import summary
 
-    path = _folder(given)
-    given.done()
-    found = summary.stats(path)
+    found = summary.stats(asked.path)
     lines = [
         f"{split}: {key} {value}" for split, one in found.items() for key, value in one.items()
     ]
-    _tell(given, found, "\n".join(lines))
-    return 0
+    return _tell(asked.json, found, "\n".join(lines))
 
 
-def preview(given: Arguments) -> int:
+@dataclass(frozen=True, kw_only=True)
+class PreviewOptions:
+    path: str = option(about="the data set", shown="DIR", example=FOLDER, word=True)
+    count: int = option(24, "how many clips of each split", least=1)
+    seed: int = option(0, "which; default 0")
+    out: str | None = option(None, "default DIR/preview", shown="DIR")
+    json: bool = option(False, AS_DATA)
+    examples: ClassVar = ("data preview datasets/shapes count=12",)
+
+
+def preview(asked: PreviewOptions) -> int:
     from data_tools import preview as previewer
 
-    path, count = _folder(given), given.integer("count", 24) or 24
-    seed, out = given.integer("seed", 0) or 0, given.take("out")
-    given.done()
-    page = previewer.preview(path, count, seed, out)
-    _tell(given, {"page": str(page)}, f"wrote {page}")
-    return 0
+    page = previewer.preview(asked.path, asked.count, asked.seed, asked.out)
+    return _tell(asked.json, {"page": str(page)}, f"wrote {page}")
 
 
-def reshard(given: Arguments) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ReshardOptions(Shared):
+    path: str = option(about="the data set", shown="DIR", example=FOLDER, word=True)
+    out: str = option(about="where to", shown="DIR", example="datasets/other")
+    per_shard: int = option(256, "clips in a shard", least=1)
+    seed: int | None = option(None, "of another order; default the order as it is")
+    examples: ClassVar = ("data reshard datasets/shapes out=datasets/other per_shard=64",)
+
+
+def reshard(asked: ReshardOptions) -> int:
     from data_tools import rearrange
 
-    path, out = _folder(given), given.need("out", "datasets/other")
-    per_shard, seed = given.integer("per_shard", 256) or 0, given.integer("seed")
-    run = _where(given)
-    given.done()
-    made = rearrange.reshard(path, out, per_shard, seed, run, quiet=given.json)
-    _tell(given, made, _made(made))
-    return 0
+    made = rearrange.reshard(
+        asked.path, asked.out, asked.per_shard, asked.seed, asked.executor(), quiet=asked.json
+    )
+    return _tell(asked.json, made, _made(made))
 
 
-def merge(given: Arguments) -> int:
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions(Shared):
+    sources: tuple[str, ...] = option((), "the data sets", shown="A B …", word=True)
+    out: str = option(about="where to", shown="DIR", example="datasets/both")
+    examples: ClassVar = ("data merge datasets/a datasets/b out=datasets/both",)
+
+
+def merge(asked: MergeOptions) -> int:
     from data_tools import rearrange
 
-    sources, out = list(given.words), given.need("out", "datasets/both")
-    run = _where(given)
-    given.done()
-    if len(sources) < 2:
+    if len(asked.sources) < 2:
         raise UserError("two data sets or more are expected: hvdm data merge A B out=DIR")
-    made = rearrange.merge(sources, out, run, quiet=given.json)
-    _tell(given, made, _made(made))
-    return 0
+    made = rearrange.merge(list(asked.sources), asked.out, asked.executor(), quiet=asked.json)
+    return _tell(asked.json, made, _made(made))
 
 
 def _made(made: Mapping[str, Any]) -> str:
@@ -167,25 +211,43 @@ def _made(made: Mapping[str, Any]) -> str:
     return "\n".join([f"{made['folder']}: made", *lines])
 
 
-def diff(given: Arguments) -> int:
+@dataclass(frozen=True, kw_only=True)
+class SharedSamplesOptions:
+    sets: tuple[str, ...] = option((), "two data sets", shown="A B", word=True)
+    json: bool = option(False, AS_DATA)
+    examples: ClassVar = ("data diff datasets/a datasets/b",)
+
+
+def diff(asked: SharedSamplesOptions) -> int:
     from data_tools import rearrange
 
-    if len(given.words) != 2:
+    if len(asked.sets) != 2:
         raise UserError("two data sets are expected: hvdm data diff A B")
-    given.done()
-    answer = rearrange.diff(*given.words)
-    _tell(given, answer, rearrange.text(answer))
+    answer = rearrange.diff(*asked.sets)
+    _tell(asked.json, answer, rearrange.text(answer))
     return 0 if answer["equal"] else 1
 
 
-def encode(given: Arguments) -> int:
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions(Shared):
+    path: str = option(about="the data set", shown="DIR", example=FOLDER, word=True)
+    out: str = option(about="where to", shown="DIR", example="datasets/latents")
+    first_stage: str = option(
+        about="the autoencoder; its weights' hash goes into the manifest",
+        shown="RUN[@STEP]", example="runs/tiny/hvdm_autoencoder",
+    )  # fmt: skip
+    stride: int | None = option(
+        None, "between the first frames of two latents; default a clip's length", least=1
+    )
+    examples: ClassVar = (
+        "data encode datasets/shapes out=datasets/latents first_stage=runs/autoencoder",
+    )
+
+
+def encode(asked: EncodeOptions) -> int:
     from data_tools import encode as encoder
 
-    path, out = _folder(given), given.need("out", "datasets/latents")
-    stage = given.need("first_stage", "runs/tiny/hvdm_autoencoder")
-    stride = given.integer("stride")
-    run = _where(given)
-    given.done()
-    made = encoder.encode(path, out, stage, stride, run, quiet=given.json)
-    _tell(given, made, _made(made))
-    return 0
+    made = encoder.encode(
+        asked.path, asked.out, asked.first_stage, asked.stride, asked.executor(), quiet=asked.json
+    )
+    return _tell(asked.json, made, _made(made))

@@ -2,87 +2,122 @@
 
 import json
 import re
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-from hvdm.config import ClusterConfig, parse
-from hvdm.errors import UserError, closest
-from launcher import compose
-from launcher.arguments import Arguments
+from hvdm.config import ClusterConfig
+from hvdm.errors import UserError
+from hvdm.options import gathered, option
+from launcher.where import OnCluster
 from launcher.workers import cluster
 
-AVERAGES = ("ema", "raw", "both")
 OPTION = "sample."
 
 
-def evaluate(given: Arguments) -> int:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(OnCluster):
+    run: str | None = option(
+        None, "the run; its newest valid checkpoint unless told", shown="RUN[@STEP]", word=True
+    )
+    protocol: str = option(
+        about="what to measure; a wrong name lists them all",
+        shown="NAME[,NAME…]", example="reconstruction@1",
+    )  # fmt: skip
+    generated: str | None = option(
+        None, "instead of a run: folders of clips, shards, two .npy files of features, or "
+        "python:FILE.py:FUNCTION", shown="X",
+    )  # fmt: skip
+    real: str | None = option(None, "what it is compared to; goes with a run too", shown="X")
+    detector: str | None = option(
+        None, "the network of the features; untrained only by name", shown="NAME"
+    )
+    weights: str | None = option(
+        None, "where files of weights lie; see hvdm weights list", shown="DIR"
+    )
+    average: Literal["ema", "raw", "both"] | None = option(
+        None, "averaged weights or those that were trained; default ema, and both with watch"
+    )
+    watch: bool = option(False, "follow the run: every committed checkpoint once, to its end")
+    poll_s: int = option(10, "watch=true: seconds between two looks", least=1)
+    clips: int | None = option(None, "how many clips, instead of the protocol's number")
+    frames: int | None = option(None, "of the clips, where the protocol leaves them open")
+    stride: int | None = option(None, "the same for the step between frames")
+    size: str | None = option(None, "the same for their size", shown="HxW")
+    seed: int = option(0, "of the samples; default 0")
+    steps: int | None = option(None, "of the sampler; default the config's")
+    what: str = option("clip", "what to sample, as in hvdm sample")
+    extrapolate: bool = option(False, "the Fréchet distance at no sample-size bias as well")
+    again: bool = option(False, "measure anew what is known already")
+    out: str | None = option(
+        None, "where the result goes; default RUN/evaluations, or ./evaluations", shown="DIR"
+    )
+    json: bool = option(False, "the results as data")
+    options: Mapping[str, str] = gathered(
+        "what to sample, as in hvdm sample", "sample.KEY=VALUE", ("sample",)
+    )
+    examples: ClassVar = (
+        "evaluate run=runs/tiny/hvdm_autoencoder protocol=reconstruction@1 workers=2",
+        "evaluate run=runs/tiny/hvdm_diffusion protocol=fvd/tf-reference@1 detector=untrained",
+        "evaluate real=clips/real generated=clips/made protocol=fvd/stylegan-v@1 weights=DIR",
+        "evaluate real=a.npy generated=b.npy protocol=features@1",
+    )
+
+
+def evaluate(asked: EvaluateOptions) -> int:
     from eval.evaluate import evaluate_all
 
-    where = _cluster(given)
-    watched, poll_s = given.flag("watch"), given.integer("poll_s", 10) or 10
-    requests = _requests(given, where, watched)
-    given.done()
-    say = _quiet if given.json else _say
-    if watched:
-        return _watch(given, requests, where, float(poll_s))
+    where = asked.where("local")
+    requests = _requests(asked, where)
+    say = _quiet if asked.json else _say
+    if asked.watch:
+        return _watch(asked, requests, where)
     found = []
     for request in requests:
         found += evaluate_all(request, cluster.stream(where), say)
-    _tell(given, found)
+    _tell(asked, found)
     return 0
 
 
-def _tell(given: Arguments, found: list[dict[str, Any]]) -> None:
-    if given.json:
+def _tell(asked: EvaluateOptions, found: list[dict[str, Any]]) -> None:
+    if asked.json:
         print(json.dumps(found[0] if len(found) == 1 else found, indent=1))
         return
     for result in found:
         print(f"wrote {result['path']}" if not result.get("known") else f"see {result['path']}")
 
 
-def _watch(given: Arguments, requests: list[Any], where: ClusterConfig, poll_s: float) -> int:
+def _watch(asked: EvaluateOptions, requests: list[Any], where: ClusterConfig) -> int:
     """Keeps one session of Ray for all checkpoints."""
     from eval.watch import watch
 
-    say = _quiet if given.json else _say
+    say, poll_s = _quiet if asked.json else _say, float(asked.poll_s)
     if where.name == "inline":
         found = watch(requests, map, say, poll_s)
     else:
         with cluster.session(where):
             found = watch(requests, cluster.stream(where), say, poll_s)
-    _tell(given, found) if found else say("there was nothing to evaluate")
+    _tell(asked, found) if found else say("there was nothing to evaluate")
     return 0
 
 
-def _requests(given: Arguments, where: ClusterConfig, watched: bool) -> list[Any]:
+def _requests(asked: EvaluateOptions, where: ClusterConfig) -> list[Any]:
     from eval.evaluate import Request
 
-    averages = given.take("average", "both" if watched else "ema") or "ema"
-    if averages not in AVERAGES:
-        raise UserError(f"average={averages!r}; {closest(averages, AVERAGES)}")
+    averages = asked.average or ("both" if asked.watch else "ema")
+    same = ("run", "protocol", "detector", "clips", "seed", "steps", "out", "frames", "stride")
+    more = ("what", "weights", "extrapolate", "again")
     request = Request(
-        run=given.take("run"),
-        protocol=given.need("protocol", "reconstruction@1"),
-        detector=given.take("detector"),
-        clips=given.integer("clips"),
-        seed=given.integer("seed", 0) or 0,
-        steps=given.integer("steps"),
-        out=given.take("out"),
+        **{key: getattr(asked, key) for key in (*same, *more)},
         device="cuda" if where.gpus_per_worker else "cpu",
-        real=_path(given.take("real")),
-        generated=_path(given.take("generated")),
-        frames=given.integer("frames"),
-        stride=given.integer("stride"),
-        size=_size(given.take("size")),
-        what=given.take("what"),
-        options=_options(given),
-        weights=given.take("weights"),
-        extrapolate=given.flag("extrapolate"),
-        again=given.flag("again"),
+        real=_path(asked.real),
+        generated=_path(asked.generated),
+        size=_size(asked.size),
+        options={key.removeprefix(OPTION): value for key, value in asked.options.items()},
     )
     kinds = {"ema": (True,), "raw": (False,), "both": (True, False)}[averages]
-    if request.run is None or averages == "both" and not watched and not _averages(request.run):
+    if asked.run is None or averages == "both" and not asked.watch and not _averages(asked.run):
         kinds = (True,)
     return [replace(request, averaged=averaged) for averaged in kinds]
 
@@ -114,11 +149,6 @@ def _size(given: str | None) -> tuple[int, int] | None:
     return int(found[1]), int(found[2] or found[1])
 
 
-def _options(given: Arguments) -> dict[str, str]:
-    keys = [key for key in given.values if key.startswith(OPTION)]
-    return {key.removeprefix(OPTION): given.take(key) or "" for key in keys}
-
-
 def _say(text: str) -> None:
     print(text, flush=True)
 
@@ -127,27 +157,25 @@ def _quiet(text: str) -> None:
     return None
 
 
-def _cluster(given: Arguments) -> ClusterConfig:
-    """The cluster group of the config, with `workers=N` as a short form."""
-    name = given.take("cluster", "local")
-    overrides = [f"{key}={given.take(key)}" for key in given.values if key.startswith("cluster.")]
-    workers = given.integer("workers")
-    if workers is not None:
-        overrides.append(f"cluster.workers={workers}")
-    return parse(ClusterConfig, compose.group("cluster", str(name), overrides), "cluster")
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    results: tuple[str, ...] = option(
+        (), "two result files of RUN/evaluations/", shown="A B", word=True
+    )
+    force: bool = option(False, "compare all the same what was measured differently")
+    json: bool = option(False, "as data")
+    examples: ClassVar = ("compare runs/a/evaluations/X.json runs/b/evaluations/Y.json",)
 
 
-def compare(given: Arguments) -> int:
+def compare(asked: CompareOptions) -> int:
     from eval.evaluate import compare as compared
     from eval.evaluate import read
 
-    if len(given.words) != 2:
+    if len(asked.results) != 2:
         raise UserError("two results are expected: hvdm compare A.json B.json")
-    force = given.flag("force")
-    given.done()
-    first, second = map(read, given.words)
-    answer = compared(first, second, force)
-    if given.json:
+    first, second = map(read, asked.results)
+    answer = compared(first, second, asked.force)
+    if asked.json:
         print(json.dumps(answer, indent=1))
         return 0
     if answer["warning"]:
@@ -165,24 +193,44 @@ def _change(name: str, row: dict[str, Any]) -> str:
     return text + spread + between
 
 
-def weights_fetch(given: Arguments) -> int:
+WHERE_WEIGHTS = "default $HVDM_WEIGHTS, or hvdm/weights in the cache"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchOptions:
+    name: str = option(about="which; see hvdm weights list", shown="NAME", example="i3d", word=True)
+    weights: str | None = option(None, f"where to; {WHERE_WEIGHTS}", shown="DIR")
+    sha256: str | None = option(None, "refuse any other file, and pin this one", shown="HASH")
+    url: str | None = option(None, "from somewhere else", shown="URL")
+    json: bool = option(False, "as data")
+    examples: ClassVar = (
+        "weights fetch name=inception",
+        "weights fetch name=i3d weights=/data/weights",
+    )
+
+
+def weights_fetch(asked: FetchOptions) -> int:
     from eval.networks import weights
 
-    name, folder = given.need("name", "i3d"), weights.folder_of(given.take("weights"))
-    sha256, url = given.take("sha256"), given.take("url")
-    given.done()
-    path = weights.fetch(name, folder, sha256, url, _quiet if given.json else _say)
-    row = next(row for row in weights.listed(folder) if row["name"] == name)
-    print(json.dumps(row, indent=1) if given.json else f"{path}  sha256 {row['sha256']}")
+    folder, say = weights.folder_of(asked.weights), _quiet if asked.json else _say
+    path = weights.fetch(asked.name, folder, asked.sha256, asked.url, say)
+    row = next(row for row in weights.listed(folder) if row["name"] == asked.name)
+    print(json.dumps(row, indent=1) if asked.json else f"{path}  sha256 {row['sha256']}")
     return 0
 
 
-def weights_list(given: Arguments) -> int:
+@dataclass(frozen=True, kw_only=True)
+class WeightsOptions:
+    weights: str | None = option(None, WHERE_WEIGHTS, shown="DIR")
+    json: bool = option(False, "as data")
+    examples: ClassVar = ("weights list", "weights list weights=/data/weights --json")
+
+
+def weights_list(asked: WeightsOptions) -> int:
     from eval.networks import weights
 
-    rows = weights.listed(weights.folder_of(given.take("weights")))
-    given.done()
-    if given.json:
+    rows = weights.listed(weights.folder_of(asked.weights))
+    if asked.json:
         print(json.dumps(rows, indent=1))
         return 0
     for row in rows:

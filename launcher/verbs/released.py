@@ -1,7 +1,8 @@
 """`hvdm checkpoint import|export`: run folders from and to files of the public code."""
 
-import json
-from collections.abc import Mapping
+import importlib.util
+import pkgutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -10,7 +11,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hvdm import building, opening
+from hvdm import building, opening, recipes
 from hvdm import config as configs
 from hvdm.checkpoint import checkpoint
 from hvdm.checkpoint.checkpoint import Checkpoint
@@ -18,48 +19,84 @@ from hvdm.config import RunConfig
 from hvdm.errors import UserError, closest
 from hvdm.nets.state_files import read_state, sha256_of
 from hvdm.recipe import Recipe
-from hvdm.recipes.hvdm import released
 from launcher import compose
-from launcher.arguments import Arguments
 from launcher.sizing.models import on_meta
 from launcher.verbs import cards
 
-FAMILIES = ("hvdm", "pvdm")
-NETWORK = {"autoencoder": "autoencoder", "diffusion": "denoiser"}
+OURS = "safetensors"
 FIRST_STAGE = "autoencoder"
 """Folder of an imported diffusion run in which its autoencoder lies, a run of its own."""
+
+
+class Names(Protocol):
+    """What `hvdm/recipes/FAMILY/released.py` says of public code whose files the family can read.
+
+    `CODES` are the names of that code; each has configs `CODE_released/PART` for the parts that
+    `NETWORKS` gives our network's name of.
+    """
+
+    CODES: Sequence[str]
+    NETWORKS: Mapping[str, str]
+
+    def sizes(self, part: str, state: Mapping[str, Tensor]) -> list[str]:
+        """Overrides that the shapes of a file say; what they do not say is the config's."""
+        ...
+
+    def latent_size(self, state: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+        """Channels and values of the latent that a file works on, where it says so."""
+        ...
+
+    def shapes(self, net: nn.Module) -> dict[str, tuple[int, ...]]:
+        """Public name -> shape."""
+        ...
+
+    def to_ours(self, net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+
+    def to_released(
+        self, net: nn.Module, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, Tensor]: ...
+
+    def problem(self, code: str, net: nn.Module) -> str | None:
+        """Why a network has no public names, and what to do."""
+        ...
+
+
+def names_of(key: str, code: str, *others: str) -> Names:
+    """Of the family that knows this public code."""
+    known: dict[str, Names] = {}
+    for family in pkgutil.iter_modules(recipes.__path__, f"{recipes.__name__}."):
+        if importlib.util.find_spec(f"{family.name}.released"):
+            found = cast(Names, importlib.import_module(f"{family.name}.released"))
+            known |= dict.fromkeys(found.CODES, found)
+    if code not in known:
+        raise UserError(f"{key}={code} is not known; {closest(code, [*known, *others])}")
+    return known[code]
 
 
 # Importing
 
 
-def import_(given: Arguments) -> int:
-    family = _family(given, "from")
-    run = Path(given.need("run", f"runs/{family}_released"))
-    files = {part: given.take(part) for part in NETWORK}
-    first_stage = given.take("first_stage")
-    data = given.rest(("data",))
+def import_files(
+    family: str,
+    run: Path,
+    files: Mapping[str, str | None],
+    first_stage: str | None,
+    data: list[str],
+) -> list[dict[str, Any]]:
+    names = names_of("from", family)
     if not any(files.values()):
         raise UserError("autoencoder=FILE, diffusion=FILE or both are expected")
     if (run / opening.CONFIG_FILE).exists() or (run / "checkpoints").exists():
-        raise UserError(f"run={run} is a run already; name a new folder")
-    made = _import(family, run, files, first_stage, data)
-    print(json.dumps(made, indent=1) if given.json else "\n".join(map(_line, made)))
-    return 0
+        raise UserError(f"run={run} is a run already; name a new folder with run=DIR")
+    return _import(names, family, run, files, first_stage, data)
 
 
-def _family(given: Arguments, key: str) -> str:
-    family = given.need(key, "hvdm")
-    if family not in FAMILIES:
-        raise UserError(f"{key}={family} is not known; {closest(family, FAMILIES)}")
-    return family
-
-
-def _line(row: Mapping[str, Any]) -> str:
+def line(row: Mapping[str, Any]) -> str:
     return f"{row['network']}: {row['parameters']:,} parameters from {row['file']} in {row['run']}"
 
 
 def _import(
+    names: Names,
     family: str,
     run: Path,
     files: Mapping[str, str | None],
@@ -73,17 +110,22 @@ def _import(
     clip: list[str] = []
     if autoencoder:
         state = read_state(Path(autoencoder))
-        sizes = autoencoder_sizes(state)
+        sizes = names.sizes("autoencoder", state)
         clip = [override for override in sizes if override.startswith("data.")]
         config = _config(family, "autoencoder", home, sizes + data)
-        ready.append(_filled(config, "autoencoder", Path(autoencoder), state, on_meta(config)))
+        ready.append(
+            _filled(names, config, "autoencoder", Path(autoencoder), state, on_meta(config))
+        )
     if diffusion:
         below = ready[0].recipe if ready else None
-        ready.append(_diffusion(family, run, Path(diffusion), first_stage, clip + data, below))
+        ready.append(
+            _diffusion(names, family, run, Path(diffusion), first_stage, clip + data, below)
+        )
     return [item.write() for item in ready]
 
 
 def _diffusion(
+    names: Names,
     family: str,
     run: Path,
     file: Path,
@@ -99,56 +141,28 @@ def _diffusion(
         overrides = [f"data.{k}={getattr(stage, k)}" for k in ("frames", "height", "width")] + [
             override for override in overrides if override.startswith("data.path=")
         ]
-    sizes = [*diffusion_sizes(state), f"first_stage={given}"]
+    sizes = [*names.sizes("diffusion", state), f"first_stage={given}"]
     config = _config(family, "diffusion", run, sizes + overrides)
     if below is None:
         recipe = on_meta(config)
     else:
         with torch.device("meta"):
             recipe = building.build_recipe(config, {"first_stage": below})
-    _check_latent(file, state, recipe)
-    return _filled(config, "diffusion", file, state, recipe)
+    _check_latent(file, names.latent_size(state), recipe)
+    return _filled(names, config, "diffusion", file, state, recipe)
 
 
 def _config(family: str, part: str, run: Path, overrides: list[str]) -> RunConfig:
     return compose.run_config(f"{family}_released/{part}", [*overrides, f"run={run}"])
 
 
-def autoencoder_sizes(state: Mapping[str, Tensor]) -> list[str]:
-    """What the shapes say of the clip and of the network; where they are missing, the config's."""
-    sizes = []
-    pixels = state.get("to_pixel.1.weight")
-    if pixels is not None and pixels.dim() == 4:
-        width, _, patch, _ = pixels.shape
-        sizes += [f"model.width={width}", f"model.patch={patch}"]
-        for axis, key, unit in (
-            ("xy", "frames", 1),
-            ("yt", "height", patch),
-            ("xt", "width", patch),
-        ):
-            positions = state.get(f"{axis}_pos_embedding")
-            if positions is not None and positions.dim() == 3:
-                sizes.append(f"data.{key}={(positions.shape[1] - 1) * unit}")
-    depth = len({name.split(".")[2] for name in state if name.startswith("encoder.layers.")})
-    return sizes + ([f"model.depth={depth}"] if depth else [])
-
-
-def diffusion_sizes(state: Mapping[str, Tensor]) -> list[str]:
-    embedding = state.get(released.DENOISER + "time_embed.0.weight")
-    if embedding is None or embedding.dim() != 2:
-        return []
-    return [f"model.width={embedding.shape[1]}"]
-
-
-def _check_latent(file: Path, state: Mapping[str, Tensor], recipe: Recipe) -> None:
-    zeros = state.get(released.DENOISER + "zeros")
+def _check_latent(file: Path, have: tuple[int, ...] | None, recipe: Recipe) -> None:
     shape = cast(_OnLatents, recipe).latent_shape
     wanted = (shape[0], torch.Size(shape[1:]).numel())
-    if zeros is not None and tuple(zeros.shape[1:]) != wanted:
-        have = "x".join(map(str, zeros.shape[1:]))
+    if have is not None and have != wanted:
         raise UserError(
-            f"{file} works on latents of {have} values, and the autoencoder makes "
-            f"{wanted[0]}x{wanted[1]}; give the autoencoder that it was trained on"
+            f"{file} works on latents of {'x'.join(map(str, have))} values, and the autoencoder "
+            f"makes {wanted[0]}x{wanted[1]}; give the autoencoder that it was trained on"
         )
 
 
@@ -175,12 +189,17 @@ class Filled:
 
 
 def _filled(
-    config: RunConfig, part: str, file: Path, state: Mapping[str, Tensor], recipe: Recipe
+    names: Names,
+    config: RunConfig,
+    part: str,
+    file: Path,
+    state: Mapping[str, Tensor],
+    recipe: Recipe,
 ) -> Filled:
-    name = NETWORK[part]
+    name = names.NETWORKS[part]
     net = recipe.trained[name]
-    check(file, f"{config.recipe} ({config.data.frames} frames)", state, released.shapes(net))
-    net.load_state_dict(released.to_ours(net, state), assign=True)
+    check(file, f"{config.recipe} ({config.data.frames} frames)", state, names.shapes(net))
+    net.load_state_dict(names.to_ours(net, state), assign=True)
     return Filled(config, name, file, recipe)
 
 
@@ -210,28 +229,8 @@ def _first(names: list[str], what: str) -> str:
 
 # Exporting
 
-TARGETS = (*FAMILIES, "safetensors")
 
-
-def export(given: Arguments) -> int:
-    target = given.need("to", "hvdm")
-    if target not in TARGETS:
-        raise UserError(f"to={target} is not known; {closest(target, TARGETS)}")
-    reference = given.need("run", "runs/hvdm_ucf101_256/diffusion")
-    averaged = given.flag("ema", True)
-    if target == "safetensors":
-        out = Path(given.need("out", "exported"))
-        given.done()
-        paths = _export_plainly(reference, out, averaged)
-    else:
-        files = {part: given.take(part) for part in NETWORK}
-        given.done()
-        paths = _export_released(target, reference, files, averaged)
-    print(json.dumps([str(p) for p in paths]) if given.json else "\n".join(map(str, paths)))
-    return 0
-
-
-def _export_plainly(reference: str, out: Path, averaged: bool) -> list[Path]:
+def export_plainly(reference: str, out: Path, averaged: bool) -> list[Path]:
     """Our own names, one file for each network, and a model card."""
     run, step = opening.split_reference(reference)
     opening.read_config(run)
@@ -252,9 +251,10 @@ def _states(reference: str, found: Checkpoint, averaged: bool) -> dict[str, Mapp
     return {name: checkpoint.weights(found, name, averaged) for name in found.nets}
 
 
-def _export_released(
+def export_released(
     family: str, reference: str, files: Mapping[str, str | None], averaged: bool
 ) -> list[Path]:
+    names = names_of("to", family, OURS)
     if not any(files.values()):
         raise UserError("autoencoder=FILE, diffusion=FILE or both are expected, to be written")
     opened = opening.open_run(reference, averaged)
@@ -263,24 +263,15 @@ def _export_released(
     for part, file in files.items():
         if file is None:
             continue
-        if NETWORK[part] not in nets:
-            raise UserError(f"run={reference} has no network {NETWORK[part]!r}: leave {part}= out")
-        net = nets[NETWORK[part]]
-        _check_exportable(family, reference, part, net)
-        shapes = released.shapes(net)
-        paths.append(_write(released.to_released(net, net.state_dict(), shapes), Path(file)))
+        name = names.NETWORKS[part]
+        if name not in nets:
+            raise UserError(f"run={reference} has no network {name!r}: leave {part}= out")
+        net = nets[name]
+        if problem := names.problem(family, net):
+            raise UserError(f"run={reference}: the {part} {problem}")
+        shapes = names.shapes(net)
+        paths.append(_write(names.to_released(net, net.state_dict(), shapes), Path(file)))
     return paths
-
-
-def _check_exportable(family: str, reference: str, part: str, net: nn.Module) -> None:
-    if not released.is_released(net):
-        raise UserError(
-            f"run={reference}: the {part} is of model.variant=figure, which the released code "
-            "has no names for; train it with model.variant=released"
-        )
-    if released.family_of(net) != family:
-        other = released.family_of(net)
-        raise UserError(f"run={reference}: the {part} is {other}'s; use to={other}")
 
 
 def _write(state: dict[str, Tensor], file: Path) -> Path:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from eval.clips.subject import CheckpointModel, cache_model, exact_arithmetic, open_model
 from hvdm import opening, sampling
-from hvdm.config import ClusterConfig, parse
+from hvdm.config import ClusterConfig
 from hvdm.errors import UserError, closest
 from hvdm.events import duration
 from hvdm.media import photo, pictures
@@ -23,13 +23,10 @@ from hvdm.media.writers import WRITERS, SampleWriter
 from hvdm.opening import Opened
 from hvdm.options import told
 from hvdm.recipe import Picture, SampleKind, SampleRequest
-from launcher import compose
-from launcher.arguments import Arguments
 from launcher.progress import Progress
+from launcher.verbs.runs import SampleOptions
 from launcher.workers import cluster
 
-BATCH = 8
-OWN = ("count", "batch", "seed", "steps", "fps", "write", "out")
 MOST_SHOWN = 32
 """Samples on one sheet, and frames on it of films that are longer than a clip; all are written."""
 
@@ -100,21 +97,19 @@ class Drawing:
         return draws, WRITERS[medium].rows(made)
 
 
-def sample(given: Arguments) -> int:
-    reference = given.need("run", "runs/tiny/hvdm_diffusion")
-    where, out = _cluster(given), given.take("out")
-    opened = opening.open_run(reference)
-    order = _order(given, opened)
-    folder = Path(out) if out else opened.run / "samples" / f"step-{opened.step:08d}"
+def sample(asked: SampleOptions) -> int:
+    where, opened = asked.where(), opening.open_run(asked.run)
+    order = _order(asked, opened)
+    folder = Path(asked.out) if asked.out else opened.run / "samples" / f"step-{opened.step:08d}"
     began = time.monotonic()
     paths = _write(_draw(opened, order, where), order, folder, opened.config.data.frames)
-    _tell(given.json, opened, order, paths, folder, time.monotonic() - began)
+    _tell(asked.json, opened, order, paths, folder, time.monotonic() - began)
     return 0
 
 
-def kinds_help(given: Arguments) -> str:
+def kinds_help(typed: Mapping[str, str]) -> str:
     """What the run can be asked for, where one is named."""
-    run = given.take("run")
+    run = typed.get("run")
     if run is None:
         return "what each kind of sample takes:  hvdm sample run=RUN --help"
     lines = []
@@ -158,70 +153,49 @@ def _tell(
 # What is asked for
 
 
-def _order(given: Arguments, opened: Opened) -> SampleOrder:
-    what, kind = sampling.kind_of(opened.recipe, given.take("what"))
-    options, shown = _options(given, opened, what, kind)
-    request = sampling.ask(opened.recipe, what, given.integer("steps"), {**options, **shown})
+def _order(asked: SampleOptions, opened: Opened) -> SampleOrder:
+    what, kind = sampling.kind_of(opened.recipe, asked.what)
+    options, shown = _options(asked, opened, what, kind)
+    request = sampling.ask(opened.recipe, what, asked.steps, {**options, **shown})
     return SampleOrder(
         request=request,
         kind=kind,
         first=what == next(iter(opened.recipe.samples)),
-        count=_at_least_one(given, "count", 8),
-        batch=_at_least_one(given, "batch", BATCH),
-        seed=given.integer("seed", 0) or 0,
-        fps=_at_least_one(given, "fps", 8),
-        written=_written(given.take("write"), WRITERS[kind.medium]),
+        count=asked.count,
+        batch=asked.batch,
+        seed=asked.seed,
+        fps=asked.fps,
+        written=_written(asked.write, WRITERS[kind.medium]),
         options=options,
         pictures=shown,
     )
 
 
 def _options(
-    given: Arguments, opened: Opened, what: str, kind: SampleKind
+    asked: SampleOptions, opened: Opened, what: str, kind: SampleKind
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
     """What the verb does not know is for the recipe: as it was typed, and pictures as pixels."""
-    fit, data = given.take("fit", "crop") or "crop", opened.config.data
+    fit, data = asked.fit, opened.config.data
     if fit not in photo.FITS:
         raise UserError(f"fit={fit!r}; {closest(fit, photo.FITS)}")
     own = {option.name: option for option in told(kind.options)}
-    options = {key: given.take(key) or "" for key in given.values if key in own}
-    for key in given.values:
-        if key not in (*given.taken, *OWN):
-            known = [*given.taken, *OWN, *own]
+    for key in asked.options:
+        if key not in own:
+            known = [*(option.name for option in told(SampleOptions)), *own]
             raise UserError(f"unknown key {key!r} for what={what}; {closest(key, known)}")
+    options = dict(asked.options)
     files = {key: Path(options[key]).expanduser() for key in options if own[key].plain is Picture}
     shown = {key: photo.read(file, data.height, data.width, fit) for key, file in files.items()}
     return options, {key: torch.from_numpy(np.array(pixels)) for key, pixels in shown.items()}
 
 
-def _at_least_one(given: Arguments, key: str, default: int) -> int:
-    value = given.integer(key, default)
-    if value is None or value < 1:
-        raise UserError(f"{key}={value} is below 1")
-    return value
-
-
-def _written(text: str | None, writer: SampleWriter) -> tuple[str, ...]:
-    if text is None:
+def _written(chosen: tuple[str, ...] | None, writer: SampleWriter) -> tuple[str, ...]:
+    if chosen is None:
         return writer.usual
-    chosen = tuple(part for part in text.split(",") if part)
     for one in chosen:
         if one not in writer.formats:
             raise UserError(f"write={one!r}; {closest(one, writer.formats)}")
     return chosen
-
-
-def _cluster(given: Arguments) -> ClusterConfig:
-    """One process unless a cluster is named, or more workers than one are."""
-    workers = given.integer("workers")
-    keys = [f"{key}={given.take(key)}" for key in given.values if key.startswith("cluster.")]
-    if workers is not None:
-        keys.append(f"cluster.workers={workers}")
-    name = given.take("cluster") or ("local" if keys else "inline")
-    where = parse(ClusterConfig, compose.group("cluster", name, keys), "cluster")
-    if where.name == "inline" and where.workers != 1:
-        raise UserError(f"workers={where.workers} needs cluster=local or existing; inline is one")
-    return where
 
 
 # Drawing

@@ -12,6 +12,7 @@ from hvdm import building, opening
 from hvdm import config as configs
 from hvdm.config import ClusterConfig, RunConfig
 from hvdm.data.schema import read_manifest
+from hvdm.data.store import join
 from hvdm.errors import RunError, UserError
 from hvdm.events import JsonLines, Sink, read_lines
 from hvdm.run import resuming, stopping
@@ -42,7 +43,7 @@ def preflight(config: RunConfig) -> None:
     """Refuses before anything starts: model keys, data, runs below."""
     module = building.recipe_module(config.recipe)
     configs.parse(module.Config, config.model, "model")
-    read_manifest(Path(config.data.path) / config.data.train)
+    read_manifest(join(config.data.path, config.data.train))
     opening.stages_of(config)
 
 

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from launcher import arguments, cli, compose
+from launcher.verbs.runs import TrainOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -89,7 +90,7 @@ def test_the_commands_that_it_tells_are_ours():
     told = re.findall(r"exec head hvdm (.+)", text)
     assert len(told) == 2
     for line in told:
-        given = arguments.parse(line.split())
-        verb = cli._find(given)
+        verb, given = cli.find(arguments.parse(line.split()))
         if verb.name == "train":
-            compose.run_config(given.need("config", ""), given.rest())
+            asked = arguments.read(TrainOptions, given)
+            compose.run_config(asked.config, arguments.overrides(asked.keys))

@@ -3,11 +3,13 @@
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from launcher import arguments, cli, compose
+from launcher.verbs.runs import TrainOptions
 from launcher.verbs.table import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,12 +41,11 @@ def test_the_layout_is_the_tree():
 @pytest.mark.parametrize("line", commands())
 def test_its_commands_are_ours(line):
     given = arguments.parse(shlex.split(line))
-    verb = cli._find(given)
+    verb, rest = cli.find(given)
     assert verb.name in VERBS
-    name = given.values.get("config")
-    if verb.name == "train" and name:
-        given.take("config")
-        assert compose.run_config(name, given.rest()).run
+    if verb.name == "train" and "config" in rest.values:
+        asked = arguments.read(TrainOptions, rest)
+        assert compose.run_config(asked.config, arguments.overrides(asked.keys)).run
 
 
 def test_it_has_commands():
@@ -80,4 +81,15 @@ def test_help_names_every_verb_and_every_example_can_be_typed():
         assert verb.help().count("hvdm ") > len(verb.examples)
         for example in verb.examples:
             words = shlex.split(example.partition(" >")[0])
-            assert cli._find(arguments.parse(words)).name == name
+            assert cli.find(arguments.parse(words))[0].name == name
+
+
+def test_help_of_every_verb_is_quick():
+    """Neither the command line nor any verb's help imports what the work needs."""
+    code = (
+        "import sys\nfrom launcher.verbs.table import VERBS\n"
+        "assert all(verb.help() for verb in VERBS.values())\n"
+        "print({'torch', 'ray'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()", done.stderr or done.stdout

@@ -1,12 +1,14 @@
 """What a user gets wrong ends in one line that says what, where, and what to do."""
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hvdm.checkpoint import checkpoint
 from hvdm.config import ClusterConfig
@@ -58,9 +60,21 @@ def line_of(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[int, str]:
         (["evaluate", "run=runs/none", "protocol=reconstruction@1"], "runs/none is no run folder"),
         (["evaluate", "run=runs/none", "protocol=fvd/tf-referense@1"], "fvd/tf-reference@1"),
         (["sample", "run=runs/none"], "runs/none is no run folder"),
-        (["sample", "run=runs/none", "what=clips"], "did you mean 'clip'?"),
         (["checkpoint", "list", "run=runs/none"], "there is no such folder"),
         (["data", "verify", "path=/nonexistent"], "/nonexistent"),
+        (["train", "confg=tiny/hvdm_autoencoder"], "unknown key 'confg'; did you mean 'config'?"),
+        (["train", "--config", "x"], "keys are typed without dashes: config=VALUE"),
+        (["train", "tiny/hvdm_autoencoder"], "did you mean config=tiny/hvdm_autoencoder?"),
+        (["report", "runs/none"], "run=runs/none: there is no such folder"),
+        (["checkpoint", "list", "runs/none"], "run=runs/none: there is no such folder"),
+        (["checkpoint", "list", "a", "b"], "'b' is one word too many after 'a'"),
+        (
+            ["evaluate", "run=runs/none", "protocol=fvd"],
+            "fvd/sliding-window@1, fvd/sty",
+        ),
+        (["evaluate", "protocol=fvd", "detectr=x"], "'detectr'; did you mean 'detector'?"),
+        (["sample", "run=runs/none", "count=0"], "count=0 is below 1"),
+        (["train", f"config={YAML}", "--json"], "no answer as data"),
     ],
 )
 def test_one_line_and_exit_code_2(
@@ -69,6 +83,19 @@ def test_one_line_and_exit_code_2(
     code, line = line_of(capsys, *typed)
     assert code == 2
     assert said in line, line
+
+
+def test_version_help_and_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == main(["version"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second and first.startswith("hvdm 0")
+    assert main(["help", "checkpoint", "list"]) == main(["checkpoint", "list", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("RUN, or run=RUN") == 2
+    assert main(["config", "config=tiny/hvdm_autoencoder", "batch=4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["batch"] == 4
+    assert main(["config", "config=tiny/hvdm_autoencoder"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["recipe"] == "hvdm.autoencoder"
 
 
 def test_a_data_folder_without_a_manifest(

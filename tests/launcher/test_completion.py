@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from hvdm.errors import UserError
-from launcher.arguments import parse
+from launcher.arguments import call
 from launcher.completion import SCRIPTS, candidates, completion
 from launcher.verbs.table import VERBS
 
@@ -21,6 +21,9 @@ from launcher.verbs.table import VERBS
         ("hvdm train conf", ["config="]),
         ("hvdm train config=x conf", []),
         ("hvdm report --j", ["--json"]),
+        ("hvdm evaluate average=r", ["average=raw"]),
+        ("hvdm evaluate protocol=rec", ["protocol=reconstruction@1"]),
+        ("hvdm evaluate detector=untr", ["detector=untrained"]),
         ("hvdm nonsense x", []),
     ],
 )
@@ -57,6 +60,6 @@ def test_bash_takes_the_script_and_completes_behind_an_equals_sign(tmp_path):
 
 def test_an_unknown_shell_is_named(capsys):
     with pytest.raises(UserError, match="did you mean 'fish'"):
-        completion(parse(["fishy"]))
-    assert completion(parse(["zsh"])) == 0
+        call(completion, ["fishy"])
+    assert call(completion, ["zsh"]) == 0
     assert "compdef _hvdm hvdm" in capsys.readouterr().out

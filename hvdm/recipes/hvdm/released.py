@@ -18,6 +18,8 @@ from hvdm.recipes.hvdm.unet import Nothing, ResBlock, UNet
 Pairs = Iterator[tuple[str, tuple[str, ...]]]
 """A released name, and ours that make it up."""
 
+CODES = ("hvdm", "pvdm")
+NETWORKS = {"autoencoder": "autoencoder", "diffusion": "denoiser"}
 AXES = {"xy": "over_time", "yt": "over_height", "xt": "over_width"}
 DENOISER = "diffusion_model."
 
@@ -243,7 +245,18 @@ def _plane_step(released: str, joint: str, ours: str, step: nn.Module) -> Pairs:
     yield from _group_attention(joint, f"{ours}.joint")
 
 
-def is_released(net: nn.Module) -> bool:
+def problem(code: str, net: nn.Module) -> str | None:
+    """Why a network cannot be written under the public names of `code`."""
+    if not _is_released(net):
+        return (
+            "is of model.variant=figure, which the released code has no names for; train it with "
+            "model.variant=released"
+        )
+    owner = _code_of(net)
+    return None if owner == code else f"is {owner}'s; use to={owner}"
+
+
+def _is_released(net: nn.Module) -> bool:
     """Whether it is of the variant that the released names fit."""
     if not isinstance(net, Autoencoder | UNet | PlaneUNet):
         return False
@@ -251,8 +264,46 @@ def is_released(net: nn.Module) -> bool:
     return ("coords" in have) or ("nothing.zeros" in have)
 
 
-def family_of(net: nn.Module) -> str:
+def _code_of(net: nn.Module) -> str:
     """Whose network it is: the volume is HVDM's, the planes are PVDM's."""
     if isinstance(net, Autoencoder):
         return "hvdm" if isinstance(net.encoder, Encoder) else "pvdm"
     return "hvdm" if isinstance(net, UNet) else "pvdm"
+
+
+# What a file says of itself
+
+
+def sizes(part: str, state: Mapping[str, Tensor]) -> list[str]:
+    return _autoencoder_sizes(state) if part == "autoencoder" else _diffusion_sizes(state)
+
+
+def _autoencoder_sizes(state: Mapping[str, Tensor]) -> list[str]:
+    """What the shapes say of the clip and of the network; where they are missing, the config's."""
+    sizes = []
+    pixels = state.get("to_pixel.1.weight")
+    if pixels is not None and pixels.dim() == 4:
+        width, _, patch, _ = pixels.shape
+        sizes += [f"model.width={width}", f"model.patch={patch}"]
+        for axis, key, unit in (
+            ("xy", "frames", 1),
+            ("yt", "height", patch),
+            ("xt", "width", patch),
+        ):
+            positions = state.get(f"{axis}_pos_embedding")
+            if positions is not None and positions.dim() == 3:
+                sizes.append(f"data.{key}={(positions.shape[1] - 1) * unit}")
+    depth = len({name.split(".")[2] for name in state if name.startswith("encoder.layers.")})
+    return sizes + ([f"model.depth={depth}"] if depth else [])
+
+
+def _diffusion_sizes(state: Mapping[str, Tensor]) -> list[str]:
+    embedding = state.get(DENOISER + "time_embed.0.weight")
+    if embedding is None or embedding.dim() != 2:
+        return []
+    return [f"model.width={embedding.shape[1]}"]
+
+
+def latent_size(state: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+    zeros = state.get(DENOISER + "zeros")
+    return None if zeros is None else tuple(zeros.shape[1:])

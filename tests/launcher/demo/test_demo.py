@@ -15,7 +15,7 @@ import torch
 from hvdm import config as configs
 from hvdm.errors import RunError, UserError
 from launcher import compose
-from launcher.arguments import parse
+from launcher.arguments import call
 from launcher.demo import children, demo, quality
 from launcher.doctor.checks import processes
 from launcher.progress import Progress
@@ -106,7 +106,7 @@ def quick(monkeypatch, tmp_path):
 
 def test_it_goes_from_clips_to_a_report_on_two_workers_with_deepspeed(quick, tmp_path, capsys):
     out = tmp_path / "elsewhere"
-    assert demo.demo(parse([f"out={out}", "--json"])) == 0
+    assert call(demo.demo, [f"out={out}", "--json"]) == 0
     verbs = [line.split()[0] for line in quick]
     assert verbs == ["data", "train", "train", "sample", "evaluate", "evaluate", "report", "report"]
     for line in quick[1:3]:
@@ -119,7 +119,7 @@ def test_it_goes_from_clips_to_a_report_on_two_workers_with_deepspeed(quick, tmp
 
 def test_the_last_screen_says_what_was_made_and_what_next(quick, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert demo.demo(parse([])) == 0
+    assert call(demo.demo, []) == 0
     told = capsys.readouterr().out
     for part in ("runs/demo/diffusion/report.html  <- open it", "Try next:", "met     so and so"):
         assert part in told
@@ -144,7 +144,7 @@ def test_a_finished_training_is_not_done_again(tmp_path, monkeypatch):
 def test_a_folder_that_takes_nothing_is_said_first(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="give out=DIR on a disk that can be written"):
-        demo.demo(parse([f"out={tmp_path / 'file' / 'demo'}"]))
+        call(demo.demo, [f"out={tmp_path / 'file' / 'demo'}"])
 
 
 # Figures

@@ -8,7 +8,7 @@ import stat
 import pytest
 import torch
 
-from launcher.arguments import parse
+from launcher.arguments import call
 from launcher.doctor import checks, doctor, probing
 from launcher.doctor.checks import Line
 
@@ -139,8 +139,8 @@ def test_probes_of_video_and_attention_answer_here():
 def test_the_exit_code_tells_failure_and_json_tells_all(monkeypatch, capsys, state, code):
     line = Line("thing", state, "so it is", "do that")
     monkeypatch.setattr(doctor, "CHECKS", {"thing": lambda: [line]})
-    assert doctor.doctor(parse(["--json"])) == code
+    assert call(doctor.doctor, ["--json"]) == code
     answer = json.loads(capsys.readouterr().out)
     assert answer["ok"] == (code == 0) and answer["checks"][0]["remedy"] == "do that"
-    assert doctor.doctor(parse([])) == code
+    assert call(doctor.doctor, []) == code
     assert "-> do that" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import pytest
 
 from hvdm.errors import UserError
 from hvdm.run.run import versions
-from launcher import arguments
+from launcher.arguments import call
 from launcher.doctor import nodes
 from launcher.doctor.doctor import doctor
 from launcher.workers import interfaces
@@ -67,7 +67,7 @@ def test_a_node_without_an_answer() -> None:
 
 def test_a_cluster_that_is_none() -> None:
     with pytest.raises(UserError, match="existing"):
-        doctor(arguments.parse(["cluster=inline"]))
+        call(doctor, ["cluster=inline"])
 
 
 def test_the_interface_that_carries_an_address(monkeypatch: pytest.MonkeyPatch) -> None:

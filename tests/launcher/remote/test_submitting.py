@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hvdm.errors import RunError, UserError
-from launcher import arguments, cli, compose
-from launcher.arguments import Arguments
+from launcher import cli, compose
+from launcher.arguments import call
 from launcher.remote import jobs
 from launcher.workers import group
 
@@ -59,16 +59,12 @@ class Cluster:
 def there(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     cluster = Cluster()
 
-    def client(given: Arguments) -> Cluster:
-        given.take("address")
-        return cluster
-
-    monkeypatch.setattr(jobs, "_client", client)
+    monkeypatch.setattr(jobs, "_client", lambda address: cluster)
     return cluster
 
 
 def submitted(*typed: str) -> int:
-    return jobs.submit(arguments.parse(["config=tiny/hvdm_autoencoder", *typed]))
+    return call(jobs.submit, ["config=tiny/hvdm_autoencoder", *typed])
 
 
 def test_a_run_is_checked_here_and_its_paths_are_whole(
@@ -80,7 +76,7 @@ def test_a_run_is_checked_here_and_its_paths_are_whole(
     job = there.jobs["train-mine"]
     assert job.entrypoint == (
         "hvdm train config=tiny/hvdm_autoencoder cluster=existing batch=16 "
-        f"run={tmp_path}/runs/mine 'data.path={tmp_path}/my data'"
+        f"'data.path={tmp_path}/my data' run={tmp_path}/runs/mine"
     )
     assert job.metadata == {"hvdm.run": f"{tmp_path}/runs/mine"}
     assert int(job.runtime_env["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) > 60
@@ -99,7 +95,7 @@ def test_a_run_is_not_given_to_two_jobs(there: Cluster, capsys: Any) -> None:
     submitted("run=/shared/mine", "follow=false")
     assert list(there.jobs) == ["train-mine", "train-mine-2", "train-mine-3"]
     assert there.jobs["train-mine-3"].metadata == {"hvdm.run": "/shared/mine"}
-    assert jobs.list_(arguments.parse(["--json"])) == 0
+    assert call(jobs.list_, ["--json"]) == 0
     rows = json.loads(capsys.readouterr().out.partition("[")[2].join(["[", ""]))
     assert [row["status"] for row in rows] == ["FAILED", "RUNNING", "RUNNING"]
 
@@ -113,15 +109,15 @@ def test_it_is_followed_to_its_end(there: Cluster, capsys: Any) -> None:
 
 def test_jobs_are_looked_at_and_stopped_by_name(there: Cluster, capsys: Any) -> None:
     submitted("run=/shared/mine", "follow=false")
-    assert jobs.logs(arguments.parse(["train-mine"])) == 0
+    assert call(jobs.logs, ["train-mine"]) == 0
     assert "the words of train-mine" in capsys.readouterr().out
-    assert jobs.stop(arguments.parse(["train-mine"])) == 0
+    assert call(jobs.stop, ["train-mine"]) == 0
     with pytest.raises(UserError, match="has ended already: stopped"):
-        jobs.stop(arguments.parse(["train-mine"]))
+        call(jobs.stop, ["train-mine"])
     with pytest.raises(UserError, match="did you mean 'train-mine'"):
-        jobs.logs(arguments.parse(["train-mime"]))
+        call(jobs.logs, ["train-mime"])
     with pytest.raises(UserError, match="one job is expected"):
-        jobs.stop(arguments.parse([]))
+        call(jobs.stop, [])
 
 
 def test_no_cluster_is_one_line(capsys: Any) -> None:

@@ -14,7 +14,8 @@ import ray
 import yaml
 
 from hvdm.errors import UserError
-from launcher import arguments, cli
+from launcher import cli
+from launcher.arguments import call, parse
 from launcher.remote.templating import FILES, template
 
 NEEDED = ["config=tiny/hvdm_autoencoder", "batch=64", "run=/mnt/hvdm/runs/my_run"]
@@ -152,7 +153,7 @@ def test_the_ray_job_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
     typed = shlex.split(job["spec"]["entrypoint"])
-    assert typed[:2] == ["hvdm", "train"] and cli._find(arguments.parse(typed[1:])).name == "train"
+    assert typed[:2] == ["hvdm", "train"] and cli.find(parse(typed[1:]))[0].name == "train"
 
 
 def _at(job: Any, *path: str | int) -> Any:
@@ -201,9 +202,9 @@ def test_the_file_for_cloud_machines_is_what_ray_up_takes(
 @pytest.mark.parametrize("typed", [[], ["slrum", *NEEDED], ["slurm", "kuberay", *NEEDED]])
 def test_a_wrong_kind_is_named(typed: list[str]) -> None:
     with pytest.raises(UserError, match="slurm"):
-        template(arguments.parse(typed))
+        call(template, typed)
 
 
 def test_a_wrong_key_of_the_run_is_named() -> None:
     with pytest.raises(UserError, match="cluster.workers"):
-        template(arguments.parse(["slurm", *NEEDED, "cluster.worker=3"]))
+        call(template, ["slurm", *NEEDED, "cluster.worker=3"])

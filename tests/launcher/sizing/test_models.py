@@ -3,8 +3,10 @@ import json
 import pytest
 
 from hvdm.errors import UserError
-from launcher import arguments, compose
+from launcher import compose
+from launcher.arguments import call
 from launcher.sizing import models
+from launcher.verbs import runs
 
 
 def described(*typed):
@@ -32,11 +34,11 @@ def test_what_is_missing_is_said(tmp_path):
 
 
 def test_json_is_one_list(capsys):
-    assert models.models(arguments.parse(["config=tiny/hvdm_autoencoder", "--json"])) == 0
+    assert call(runs.models, ["config=tiny/hvdm_autoencoder", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["config"] == "tiny/hvdm_autoencoder"
 
 
 def test_overrides_need_a_config():
-    with pytest.raises(UserError, match="unknown key 'model.width'"):
-        models.models(arguments.parse(["model.width=8"]))
+    with pytest.raises(UserError, match="model.width=8 of which config"):
+        call(runs.models, ["model.width=8"])

@@ -7,8 +7,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hvdm.errors import UserError
 from launcher import compose
-from launcher.arguments import parse
+from launcher.arguments import call
 from launcher.sizing import footprint, models, plan
+from launcher.verbs import runs
 from tests.support.live_bytes import after_backward
 
 AUTOENCODER, DIFFUSION = "tiny/hvdm_autoencoder", "tiny/hvdm_diffusion"
@@ -60,7 +61,7 @@ def counted(monkeypatch):
 
 
 def answer(capsys, *typed):
-    assert plan.plan(parse([*typed, "--json"])) == 0
+    assert call(runs.plan, [*typed, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
@@ -111,7 +112,7 @@ def test_a_checkpoint_holds_master_moments_and_average():
 
 
 BAD = [
-    (["gpus=0"], "gpus=0: at least 1"),
+    (["gpus=0"], "gpus=0 is below 1"),
     (["gpu=v100"], "gpu='v100' is not known"),
     (["mfu=3"], "mfu=3: the share"),
     (["gpus=16"], "workers without a row: batch=8 is smaller"),
@@ -135,7 +136,7 @@ BAD = [
 @pytest.mark.parametrize("typed, reason", BAD, ids=[" ".join(typed) for typed, _ in BAD])
 def test_what_cannot_work_is_refused_with_the_reason(capsys, counted, typed, reason):
     with pytest.raises(UserError) as refusal:
-        plan.plan(parse([f"config={AUTOENCODER}", *typed]))
+        call(runs.plan, [f"config={AUTOENCODER}", *typed])
     assert reason in str(refusal.value) and "\n" not in str(refusal.value)
 
 
@@ -151,13 +152,13 @@ def test_two_networks_cannot_have_stage_3(monkeypatch, capsys, counted):
     found = answer(capsys, f"config={AUTOENCODER}")
     assert "engine.zero=2" in found["zero"][3]["impossible"]
     with pytest.raises(UserError, match="engine.zero=3 does not work"):
-        plan.plan(parse([f"config={AUTOENCODER}", "engine=deepspeed", "engine.zero=3"]))
+        call(runs.plan, [f"config={AUTOENCODER}", "engine=deepspeed", "engine.zero=3"])
 
 
 def test_the_way_out_is_a_plan_that_fits(capsys, counted):
     typed = [f"config={AUTOENCODER}", "model.width=8192"]
     with pytest.raises(UserError, match="use engine=deepspeed engine.zero=") as refusal:
-        plan.plan(parse(typed))
+        call(runs.plan, typed)
     way = str(refusal.value).rpartition("use ")[2].split()
     capsys.readouterr()
-    assert plan.plan(parse([*typed, *way])) == 0
+    assert call(runs.plan, [*typed, *way]) == 0

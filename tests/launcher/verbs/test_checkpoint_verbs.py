@@ -42,7 +42,7 @@ def test_prune_says_first_and_removes_then(
     "typed, said",
     [
         ("keep=0", "keep=0 would remove every checkpoint"),
-        ("pinned=x", "pinned='x': steps are expected"),
+        ("pinned=x", "pinned[0]='x' is a str; expected int"),
     ],
 )
 def test_prune_refuses(

@@ -11,7 +11,7 @@ from hvdm.errors import UserError
 from hvdm.recipes.hvdm import released
 from launcher import arguments, compose
 from launcher.sizing.models import on_meta
-from launcher.verbs import released as verbs
+from launcher.verbs import checkpoints as verbs
 
 
 def narrow(part, *more):
@@ -49,7 +49,7 @@ def _denoiser(config):
 
 
 def call(verb, *typed):
-    return verb(arguments.parse([str(word) for word in typed]))
+    return arguments.call(verb, [str(word) for word in typed])
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_the_autoencoder_alone_and_safetensors(files, tmp_path, capsys):
     )
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["run"], row["network"]) == (str(run), "autoencoder")
-    assert opening.open_run(run).recipe.latent_shape == (4, 4, 8, 8)
+    assert opening.open_run(run).recipe.coder.latent_shape == (4, 4, 8, 8)
 
 
 def test_the_u_net_alone_needs_the_autoencoder_only_to_sample(imported, files, tmp_path):

@@ -171,13 +171,15 @@ def test_any_number_of_workers_gives_equal_bytes(run, tmp_path, capsys, ray_sess
 
 
 def test_more_workers_than_one_mean_a_cluster(monkeypatch):
-    from launcher.arguments import parse
-    from launcher.verbs import sampling
+    from launcher.arguments import parse, read
+    from launcher.where import OnCluster
 
-    assert sampling._cluster(parse(["run=x"])).name == "inline"
-    two = sampling._cluster(parse(["workers=2"]))
-    assert (two.name, two.workers) == ("local", 2)
-    assert sampling._cluster(parse(["cluster.workers=2"])).workers == 2
+    def where(*typed):
+        return read(OnCluster, parse(typed)).where()
+
+    assert where().name == "inline"
+    assert (where("workers=2").name, where("workers=2").workers) == ("local", 2)
+    assert where("cluster.workers=2").workers == 2
 
 
 def test_the_time_left_is_told(run, tmp_path, capsys, monkeypatch):
