@@ -1,11 +1,14 @@
 """A small part that trains inside a network whose rest comes from a run below (adapter.yaml)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from hvdm.recipe import Batch, Context, Given, Logs, Noise, Phase, Recipe, SampleRequest
+from hvdm.config import DataConfig
+from hvdm.data.fields import Field, video
+from hvdm.recipe import Batch, Context, Given, Logs, Phase, Recipe, SampleKind
 
 stages = ("base",)
 
@@ -30,6 +33,8 @@ class Adapted(nn.Module):
 
 class Adapter:
     averaged = ("coder",)
+    coder = None
+    samples: Mapping[str, SampleKind] = {}  # nothing
 
     def __init__(self, config: Config, given: Given) -> None:
         self.config, self.shape = config, given.clip.shape
@@ -40,12 +45,12 @@ class Adapter:
         self.phases = (Phase("coder", self.loss, part=("adapter.",)),)
 
     def loss(self, batch: Batch, context: Context) -> tuple[Tensor, Logs]:
-        image = batch.video.flatten(1)
+        image = batch.pixels().flatten(1)
         return (self.trained["coder"](image) - image).square().mean(1), {}
 
-    def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
-        drawn = nets["coder"].decode(noise.randn((self.config.width,), "code"))
-        return drawn.view(-1, *self.shape).clamp(-1, 1)
+
+def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
+    return (video(data),)
 
 
 def build(config: Config, given: Given) -> Recipe:

@@ -1,11 +1,14 @@
 """A codebook that sums of the whole batch move, its dead codes reset alike (codebook.yaml)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from hvdm.recipe import Batch, Context, Given, Logs, Noise, Phase, Recipe, SampleRequest, Sums
+from hvdm.config import DataConfig
+from hvdm.data.fields import Field, video
+from hvdm.recipe import Batch, Context, Given, Logs, Phase, Recipe, SampleKind, Sums
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Quantiser(nn.Module):
 
 class Codebook:
     averaged = ("quantiser",)
+    coder = None
+    samples: Mapping[str, SampleKind] = {}  # nothing
 
     def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
         self.config, self.shape = config, shape
@@ -48,7 +53,7 @@ class Codebook:
         self.own: dict[str, Tensor] = {}
 
     def loss(self, batch: Batch, context: Context) -> tuple[Tensor, Logs, Sums]:
-        image = batch.video.flatten(1)
+        image = batch.pixels().flatten(1)
         code = self.net.encode(image)
         index = torch.cdist(code.float(), self.net.codes.float()).argmin(1)
         nearest = self.net.codes[index].to(code)
@@ -65,7 +70,9 @@ class Codebook:
         weight = batch.weight.double()
         chosen = nn.functional.one_hot(index, self.config.codes) * weight[:, None]
         place = torch.tensor(batch.draws, device=index.device) % 8
-        spare = (place[:, None] == torch.arange(self.config.codes)) * weight[:, None]
+        spare = (place[:, None] == torch.arange(self.config.codes, device=index.device)) * weight[
+            :, None
+        ]
         return {
             "counts": chosen.sum(0),
             "totals": chosen.T @ code,
@@ -87,9 +94,9 @@ class Codebook:
         made, committed = sums["errors"]
         net.balance.copy_((made / committed).clamp(0.1, 1))
 
-    def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
-        index = noise.randint(self.config.codes, "code")
-        return nets["quantiser"].decode(self.net.codes[index]).view(-1, *self.shape).clamp(-1, 1)
+
+def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
+    return (video(data),)
 
 
 def build(config: Config, given: Given) -> Recipe:

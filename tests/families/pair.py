@@ -1,10 +1,13 @@
 """A student of two runs below (pair.yaml)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from hvdm.recipe import Batch, Context, Given, Logs, Noise, Phase, Recipe, SampleRequest
+from hvdm.config import DataConfig
+from hvdm.data.fields import Field, video
+from hvdm.recipe import Batch, Context, Given, Logs, Phase, Recipe, SampleKind
 
 stages = ("teacher", "other")
 
@@ -16,6 +19,8 @@ class Config:
 
 class Student:
     averaged = ()
+    coder = None
+    samples: Mapping[str, SampleKind] = {}  # nothing
 
     def __init__(self, config: Config, given: Given) -> None:
         self.config, self.shape = config, given.clip.shape
@@ -25,14 +30,14 @@ class Student:
         self.phases = (Phase("student", self.loss),)
 
     def loss(self, batch: Batch, context: Context) -> tuple[Tensor, Logs]:
-        image = batch.video.flatten(1)
+        image = batch.pixels().flatten(1)
         taught = self.config.share * self.frozen["teacher"](image)
         taught = taught + (1 - self.config.share) * self.frozen["other"](image)
         return (self.trained["student"](image) - taught).square().mean(1), {}
 
-    def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
-        drawn = nets["student"](noise.randn(self.shape, "image").flatten(1))
-        return drawn.view(-1, *self.shape).clamp(-1, 1)
+
+def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
+    return (video(data),)
 
 
 def build(config: Config, given: Given) -> Recipe:

@@ -1,11 +1,14 @@
 """Images and two networks, each with a rate and betas of its own (two_nets.yaml)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from hvdm.recipe import Batch, Context, Given, Logs, Noise, Phase, Recipe, SampleRequest
+from hvdm.config import DataConfig
+from hvdm.data.fields import Field, video
+from hvdm.recipe import Batch, Context, Given, Logs, Phase, Recipe, SampleKind
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Coder(nn.Module):
 
 class TwoNets:
     averaged = ("coder",)
+    coder = None
+    samples: Mapping[str, SampleKind] = {}  # nothing
 
     def __init__(self, config: Config, shape: tuple[int, ...]) -> None:
         self.config, self.shape = config, shape
@@ -40,16 +45,16 @@ class TwoNets:
         return (self.trained["coder"](kept) - image_bd).square().mean(1)
 
     def loss(self, batch: Batch, context: Context) -> tuple[Tensor, Logs]:
-        return self.error(batch.video.flatten(1), context), {}
+        return self.error(batch.pixels().flatten(1), context), {}
 
     def judged(self, batch: Batch, context: Context) -> tuple[Tensor, Logs]:
-        image = batch.video.flatten(1)
+        image = batch.pixels().flatten(1)
         guess = self.trained["judge"](image).squeeze(1)
         return (guess - self.error(image, context).detach()).square(), {}
 
-    def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
-        drawn = nets["coder"].decode(noise.randn((self.config.width,), "code"))
-        return drawn.view(-1, *self.shape).clamp(-1, 1)
+
+def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
+    return (video(data),)
 
 
 def build(config: Config, given: Given) -> Recipe:
