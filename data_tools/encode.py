@@ -100,7 +100,7 @@ def encode(
 
 def stage_of(reference: str) -> FrozenStage:
     run, step = opening.split_reference(reference)
-    opening.read_config(run)
+    opening.trusted_config(run)
     found = checkpoint.choose(run, step)
     return FrozenStage(str(run.absolute()), found.step, configs.digest(checkpoint.hashes(found)))
 

@@ -1,6 +1,7 @@
 """A run that is there already: its config, and its networks with a checkpoint's weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import yaml
 from torch import nn
 
 from hvdm import config as configs
+from hvdm import trust
 from hvdm.building import build_recipe, lay_out, stages_of_module
-from hvdm.checkpoint import checkpoint
+from hvdm.checkpoint import checkpoint, leases
 from hvdm.checkpoint.checkpoint import Checkpoint
 from hvdm.config import RunConfig
 from hvdm.errors import UserError, closest
@@ -18,6 +20,8 @@ from hvdm.recipe import Recipe, part_of
 from hvdm.train import part
 
 CONFIG_FILE = "config.yaml"
+FALLBACKS = 3
+"""Of the newest checkpoints, as many may turn out to be the one that is read."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,35 @@ def read_config(run: Path) -> RunConfig:
     return configs.load(configs.renewed(yaml.safe_load(path.read_text())))
 
 
+def trusted_config(run: Path) -> RunConfig:
+    """Of a run whose recipe is about to be imported."""
+    config = read_config(run)
+    trust.check(run, config.recipe)
+    return config
+
+
+@contextmanager
+def kept(reference: str | None) -> Iterator[None]:
+    """Leases on the newest checkpoints of RUN, or on RUN@STEP, and of the runs below it."""
+    with ExitStack() as stack:
+        for run, step in _with_below(reference, ()) if reference else ():
+            listed = [found.step for found in checkpoint.listed(run)]
+            for kept_step in listed[-FALLBACKS:] if step is None else [step]:
+                stack.enter_context(leases.held(run, kept_step))
+        yield
+
+
+def _with_below(reference: str, above: tuple[Path, ...]) -> Iterator[tuple[Path, int | None]]:
+    run, step = split_reference(reference)
+    if run in above:
+        raise UserError(f"{above[0]}: the runs that it works on lead back to {run}")
+    yield run, step
+    config = read_config(run)
+    for below in (config.first_stage, *config.stages.values()):
+        if below is not None:
+            yield from _with_below(below, (*above, run))
+
+
 def split_reference(reference: str) -> tuple[Path, int | None]:
     """RUN or RUN@STEP."""
     run, at, step = reference.rpartition("@")
@@ -63,7 +96,7 @@ def open_run(
 ) -> Opened:
     """Networks of RUN[@STEP], averaged weights where the run keeps them."""
     run, step = split_reference(str(reference))
-    config = read_config(run)
+    config = trusted_config(run)
     found = checkpoint.choose(run, step, checkpoint.for_inference(averaged))
     recipe = build_recipe(config, stages_of(config, device))
     for name, module in recipe.trained.items():

@@ -1,11 +1,14 @@
 """`hvdm VERB key=value …`: finds the verb, runs it, and says in one line what went wrong."""
 
 import errno
+import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
+from hvdm import trust
 from hvdm.errors import RunError, UserError, closest
 from launcher import arguments
 from launcher.progress import close_output
@@ -59,7 +62,22 @@ def _run(typed: list[str]) -> int:
         if verb.more:
             print(f"\n{imported(verb.more)(rest.values)}")
         return 0
-    return arguments.call(verb.function, rest)
+    values = dict(rest.values)
+    with _trusting(values.pop("trust", "false")):
+        return arguments.call(verb.function, replace(rest, values=values))
+
+
+@contextmanager
+def _trusting(told: str) -> Iterator[None]:
+    """trust=true, which every verb takes, holds for the processes of this command, too."""
+    if told not in ("true", "false"):
+        raise UserError(f"trust={told!r}: expected true or false")
+    before = os.environ.get(trust.TOLD, "")
+    os.environ[trust.TOLD] = "1" if told == "true" else before
+    try:
+        yield
+    finally:
+        os.environ[trust.TOLD] = before
 
 
 def find(given: arguments.Arguments) -> tuple[Verb, arguments.Arguments]:

@@ -14,6 +14,7 @@ from tests.support.ranks import Ranks
 
 torch.set_num_threads(1)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ["HVDM_TRUST"] = "1"  # the families of tests are none of hvdm's
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from eval.blocks.tasks import Arrays, Payload
-from eval.networks.weights import cache_folder
 from eval.numbers.statistics import Floats, Moments, merge, moments
+from hvdm.trust import cache_folder
 
 Groups = list[list[int]]
 

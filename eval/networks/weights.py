@@ -16,6 +16,7 @@ from urllib.error import URLError
 
 from hvdm.data.schema import atomic_write
 from hvdm.errors import RunError, UserError, closest
+from hvdm.trust import cache_folder
 
 PINS = "pins.json"
 LFS = b"version https://git-lfs"
@@ -87,14 +88,6 @@ def folder_of(given: str | None) -> Path:
     """weights=DIR, or $HVDM_WEIGHTS, or the user's cache."""
     chosen = given or os.environ.get("HVDM_WEIGHTS")
     return Path(chosen).expanduser() if chosen else cache_folder() / "weights"
-
-
-def cache_folder() -> Path:
-    """$HVDM_CACHE, or hvdm/ in the user's cache."""
-    chosen = os.environ.get("HVDM_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hvdm"
 
 
 def known(name: str) -> Weights:

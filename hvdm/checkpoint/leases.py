@@ -4,13 +4,15 @@
 so a killed job keeps nothing for long.
 """
 
+import itertools
 import json
 import os
+import platform
 import re
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from hvdm.data.schema import atomic_write
 LASTS_S = 600.0
 FOR_GOOD = 4102444800.0
 """2100-01-01: until another step takes its place."""
+_numbers = itertools.count()
 
 
 def folder(run: Path) -> Path:
@@ -36,23 +39,44 @@ def take(run: Path, name: str, step: int, until: float | None = None, **more: An
 
 @contextmanager
 def held(run: Path, step: int, lasts_s: float = LASTS_S) -> Iterator[None]:
-    """A lease for as long as the block runs, renewed by a thread."""
-    name = f"evaluation-{os.getpid()}-step-{step:08d}"
+    """A lease for as long as the block runs, renewed by a thread.
+
+    A run folder that cannot be written to is read all the same.
+    """
+    name = f"reader-{platform.node()}-{os.getpid()}-{next(_numbers)}-step-{step:08d}"
+
+    def renew() -> Path:
+        return take(run, name, step, time.time() + lasts_s, why="being read")
+
+    try:
+        path = renew()
+    except OSError:
+        yield
+        return
+    try:
+        with renewed(renew, lasts_s / 3):
+            yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def renewed(renew: Callable[[], Any], every_s: float) -> Iterator[None]:
+    """Calls it again and again from a thread, until the block ends; a failure waits for the next"""
     stop = threading.Event()
 
-    def renew() -> None:
-        while not stop.wait(lasts_s / 3):
-            take(run, name, step, time.time() + lasts_s, why="being evaluated")
+    def work() -> None:
+        while not stop.wait(every_s):
+            with suppress(OSError):
+                renew()
 
-    path = take(run, name, step, time.time() + lasts_s, why="being evaluated")
-    thread = threading.Thread(target=renew, daemon=True)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
-        path.unlink(missing_ok=True)
 
 
 def current(run: Path) -> dict[str, int]:

@@ -1,12 +1,10 @@
 """Which checkpoints may go: none that is new, pinned, leased, or the newest that is verified."""
 
-import json
-import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hvdm.checkpoint import storage
+from hvdm.checkpoint import leases, storage
 from hvdm.checkpoint.choosing import Checkpoint, damage, listed_in
 from hvdm.checkpoint.storage import Storage
 from hvdm.errors import UserError
@@ -43,15 +41,7 @@ def kept_by(rule: Rule, found: Sequence[Checkpoint]) -> set[int]:
 
 def leased(run: Path) -> set[int]:
     """Steps that a reader holds: RUN/leases/*.json, each until its time; a best one for good."""
-    steps = set()
-    for path in (run / "leases").glob("*.json"):
-        try:
-            content = json.loads(path.read_text())
-            if float(content["until"]) > time.time():
-                steps.add(int(content["step"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return steps
+    return set(leases.current(run).values())
 
 
 def newest_verified(

@@ -1,17 +1,16 @@
 """A training run from its folder: begin or resume, train, save, and say what happened."""
 
-import fcntl
 import functools
 import os
 import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import yaml
@@ -33,13 +32,12 @@ from hvdm.events import (
 )
 from hvdm.nets import attention
 from hvdm.recipe import Recipe, part_of
-from hvdm.run import account, resuming, stopping
+from hvdm.run import account, claims, resuming, stopping
 from hvdm.run.ledger import ledger, told
 from hvdm.run.steps import Steps
 from hvdm.train import part
 from hvdm.train.loop import Session
 
-PATIENCE_S = 20.0
 PACKAGES = ("torch", "deepspeed", "ray", "webdataset", "decord", "xformers", "torch-fidelity")
 
 
@@ -73,7 +71,7 @@ def train(
         _prepared(config, say) as device,
         _report(config, run, shown) as report,
         dist.kept_together(),
-        claimed(run),
+        claimed(run) as held,
         building.build_loader(config, config.data.train) as loader,
     ):
         identity.check_latents(config, loader)
@@ -81,7 +79,7 @@ def train(
         config = resuming.from_main(lambda: identity.with_data(config, loader))
         with _timed("networks and engine", say):
             session = _session(config, device, report)
-        return _train(session, loader, run, say, sources)
+        return _train(session, loader, run, say, [*sources, held])
 
 
 def _session(config: RunConfig, device: torch.device, report: Reporter) -> Session:
@@ -246,25 +244,12 @@ def _report(config: RunConfig, run: Path, shown: Sequence[Sink]) -> Iterator[Rep
 
 
 @contextmanager
-def claimed(run: Path) -> Iterator[None]:
-    """One job at a time trains a run folder; the kernel lets go when the process dies."""
-    with open(run / ".lock", "a") as handle:
-        if not dist.broadcast(_lock(handle) if dist.is_main() else None):
-            raise UserError(f"{run} is being trained by another process; wait for it or stop it")
-        yield
-
-
-def _lock(handle: IO[str]) -> bool:
-    """Waits a little: workers of a job that was just killed may still be dying."""
-    until = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > until:
-                return False
-            time.sleep(0.2)
+def claimed(run: Path) -> Iterator[stopping.StopSource]:
+    """One job at a time trains a run folder; gives what stops one that was cut off from it."""
+    with ExitStack() as stack:
+        held: list[claims.Claim] = []
+        resuming.from_main(lambda: held.append(stack.enter_context(claims.claim(run / ".lock"))))
+        yield held[0].hold if held else lambda: ""
 
 
 # What the run says of itself

@@ -71,7 +71,7 @@ def configs_below(config: RunConfig) -> dict[str, RunConfig]:
     for stage in runs | named:
         run, _ = opening.split_reference(runs.get(stage, ""))
         if (run / opening.CONFIG_FILE).is_file():
-            below[stage] = opening.read_config(run)
+            below[stage] = opening.trusted_config(run)
         elif stage in named:
             below[stage] = compose.run_config(named[stage])
         else:

@@ -224,13 +224,15 @@ class ExportOptions:
 
 
 def export(asked: ExportOptions) -> int:
+    from hvdm import opening
     from launcher.verbs import released
 
-    if asked.to == released.OURS:
-        if asked.out is None:
-            raise UserError("out= is missing; for example out=exported")
-        paths = released.export_plainly(asked.run, Path(asked.out), asked.ema)
-    else:
-        paths = released.export_released(asked.to, asked.run, asked.files, asked.ema)
+    if asked.to == released.OURS and asked.out is None:
+        raise UserError("out= is missing; for example out=exported")
+    with opening.kept(asked.run):
+        if asked.out is not None and asked.to == released.OURS:
+            paths = released.export_plainly(asked.run, Path(asked.out), asked.ema)
+        else:
+            paths = released.export_released(asked.to, asked.run, asked.files, asked.ema)
     print(json.dumps([str(p) for p in paths]) if asked.json else "\n".join(map(str, paths)))
     return 0

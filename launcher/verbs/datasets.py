@@ -246,8 +246,11 @@ class EncodeOptions(Shared):
 
 def encode(asked: EncodeOptions) -> int:
     from data_tools import encode as encoder
+    from hvdm import opening
 
-    made = encoder.encode(
-        asked.path, asked.out, asked.first_stage, asked.stride, asked.executor(), quiet=asked.json
-    )
+    run = asked.executor()
+    with opening.kept(asked.first_stage):
+        made = encoder.encode(
+            asked.path, asked.out, asked.first_stage, asked.stride, run, quiet=asked.json
+        )
     return _tell(asked.json, made, _made(made))

@@ -30,7 +30,7 @@ def _open(reference: str) -> Checkpoint:
 def _initial_weights(reference: str) -> dict[str, dict[str, torch.Tensor]]:
     """The weights that the run's seed began with."""
     run, _ = opening.split_reference(reference)
-    config = opening.read_config(run)
+    config = opening.trusted_config(run)
     recipe = building.build_recipe(config, opening.stages_of(config))
     return {
         net: {name: p.detach() for name, p in module.named_parameters()}

@@ -67,6 +67,7 @@ class EvaluateOptions(OnCluster):
 
 def evaluate(asked: EvaluateOptions) -> int:
     from eval.evaluate import evaluate_all
+    from hvdm import opening
 
     where = asked.where("local")
     requests = _requests(asked, where)
@@ -74,8 +75,9 @@ def evaluate(asked: EvaluateOptions) -> int:
     if asked.watch:
         return _watch(asked, requests, where)
     found = []
-    for request in requests:
-        found += evaluate_all(request, cluster.stream(where), say)
+    with opening.kept(requests[0].run):
+        for request in requests:
+            found += evaluate_all(request, cluster.stream(where), say)
     _tell(asked, found)
     return 0
 

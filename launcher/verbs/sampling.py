@@ -98,6 +98,11 @@ class Drawing:
 
 
 def sample(asked: SampleOptions) -> int:
+    with opening.kept(asked.run):
+        return _sampled(asked)
+
+
+def _sampled(asked: SampleOptions) -> int:
     where, opened = asked.where(), opening.open_run(asked.run)
     order = _order(asked, opened)
     folder = Path(asked.out) if asked.out else opened.run / "samples" / f"step-{opened.step:08d}"

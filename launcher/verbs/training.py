@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hvdm import building, opening
+from hvdm import building, opening, trust
 from hvdm import config as configs
 from hvdm.config import ClusterConfig, RunConfig
 from hvdm.data.schema import read_manifest
 from hvdm.data.store import join
 from hvdm.errors import RunError, UserError
 from hvdm.events import JsonLines, Sink, read_lines
-from hvdm.run import resuming, stopping
+from hvdm.run import claims, resuming, stopping
 from hvdm.run.ledger import ENDS
 from launcher.progress import Onlooker, timed
 from launcher.workers import cluster, group, stop_file, worker
@@ -34,9 +34,11 @@ def train(config: RunConfig, background: bool = False) -> int:
     """
     shown = Onlooker("it trains on" if background else STOPPING)
     gone = (lambda: False) if background else (lambda: shown.gone)
-    if config.cluster.name == "inline":
-        return _inline(config, shown, gone)
-    return _on_ray(config, shown, gone)
+    folder = Path(config.run)
+    folder.mkdir(parents=True, exist_ok=True)
+    way = _inline if config.cluster.name == "inline" else _on_ray
+    with claims.claim(folder / ".command"):  # before anything of another command is touched
+        return way(config, shown, gone)
 
 
 def preflight(config: RunConfig) -> None:
@@ -60,7 +62,6 @@ def _inline(config: RunConfig, shown: Sink, gone: Gone) -> int:
 
 def _on_ray(config: RunConfig, shown: Sink, gone: Gone) -> int:
     folder = Path(config.run)
-    folder.mkdir(parents=True, exist_ok=True)
     worker.taken_note(config.run)
     stop_file.clear(folder)
     config = replace(config, resume=resuming.leave_request(folder, config.resume))

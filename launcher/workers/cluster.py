@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hvdm import trust
 from hvdm.config import ClusterConfig
 from hvdm.errors import RunError, UserError
 from launcher.doctor import checks
@@ -87,7 +88,10 @@ def ray_module() -> Any:
 
 def _connect(ray: Any, cluster: ClusterConfig, folder: str | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    runtime: dict[str, Any] = {"worker_process_setup_hook": spares.HOOK} if cluster.spares else {}
+    # the command judges the run folders that it hands to its workers
+    runtime: dict[str, Any] = {"env_vars": {trust.TOLD: "1"}}
+    if cluster.spares:
+        runtime["worker_process_setup_hook"] = spares.HOOK
     if cluster.name == "existing":
         options["address"] = cluster.address or "auto"
         problem = checks.silent_cluster(options["address"])
@@ -95,7 +99,7 @@ def _connect(ray: Any, cluster: ClusterConfig, folder: str | None) -> None:
             raise RunError(f"cluster=existing: {problem}, or use cluster=local")
     else:
         options |= {"address": "local", "include_dashboard": False, "_temp_dir": folder}
-        runtime["env_vars"] = {"PYTHONPATH": os.pathsep.join(_import_path())}
+        runtime["env_vars"] |= {"PYTHONPATH": os.pathsep.join(_import_path())}
     options["runtime_env"] = runtime
     try:
         ray.init(**options)

@@ -10,7 +10,7 @@ from typing import Any
 from hvdm import config as configs
 from hvdm.errors import RunError, UserError
 from hvdm.events import read_lines
-from hvdm.run import stopping
+from hvdm.run import claims, stopping
 from launcher.workers import spares, stop_file
 
 FATAL = ".fatal.json"
@@ -39,6 +39,8 @@ def train(mapping: Mapping[str, Any]) -> None:
         sources.append(spares.Spare())
     try:
         outcome = run.train(config, sinks=(), sources=sources)
+    except claims.Taken:
+        raise  # by the group before, it may be, which was cut off and dies: Ray tries again
     except (UserError, RunError) as error:
         _leave_note(config.run, error)
         raise

@@ -13,7 +13,7 @@ import torch
 from hvdm.checkpoint import checkpoint, writing
 from hvdm.config import CheckpointConfig, RunConfig, Samples, renewed
 from hvdm.errors import RunError, UserError
-from hvdm.run import run
+from hvdm.run import claims, run
 from hvdm.train.loop import train_step
 from tests.support.ranks import Ranks
 from tests.support.toys import ADAMW, run_config
@@ -181,7 +181,7 @@ def test_only_the_last_are_kept(trained: RunConfig) -> None:
 def test_two_jobs_do_not_train_one_folder(
     trained: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(claims, "PATIENCE_S", 0.0)
     with (
         run.claimed(Path(trained.run)),
         pytest.raises(UserError, match="being trained by another process"),

@@ -1,0 +1,243 @@
+"""Two commands on one folder, readers beside retention, and run folders of strangers."""
+
+import errno
+import fcntl
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hvdm import building, opening, trust
+from hvdm import config as configs
+from hvdm.checkpoint import checkpoint, leases
+from hvdm.errors import UserError
+from hvdm.run import claims, run
+from launcher.cli import main
+from launcher.workers import stop_file, worker
+from tests.toys import run_config
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def families(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for folder in ("tests/sixth", "tests/eval"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
+    monkeypatch.setenv("HVDM_CACHE", str(tmp_path / "cache"))
+    for name, value in (("PATIENCE_S", 0.0), ("BEAT_S", 0.04), ("SILENT_S", 0.2)):
+        monkeypatch.setattr(claims, name, value)
+
+
+def trains(folder: Path, shapes: Path, *more: str) -> int:
+    config = ROOT / "tests/sixth/toy_flow.yaml"
+    words = [f"config={config}", f"run={folder}", f"data.path={shapes}", "steps=1"]
+    return main(["train", *words, "cluster=inline", *more])
+
+
+# Two commands
+
+
+@pytest.mark.parametrize("where", ["inline", "local"])
+def test_a_second_command_touches_nothing_of_the_first(
+    tmp_path: Path, shapes: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    kept = {".stop": "asked", ".fatal.json": "{}", ".resume": "never"}
+    for name, text in kept.items():
+        (folder / name).write_text(text)
+    with claims.claim(folder / ".command"):
+        assert trains(folder, shapes, f"cluster={where}") == 2
+    assert "is being trained by another process (process" in capsys.readouterr().err
+    assert {name: (folder / name).read_text() for name in kept} == kept
+    assert not (folder / "events.jsonl").exists()
+
+
+def no_locks(*_: Any) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_without_locks_between_machines_a_note_that_moves_is_believed(
+    tmp_path: Path,
+    shapes: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    locks: bool,
+) -> None:
+    """A lock that another machine does not see, and none at all."""
+    folder, beats = tmp_path / "run", iter(range(10**9))
+    folder.mkdir()
+    if not locks:
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+
+    def elsewhere() -> None:
+        note = {"id": "b", "host": "b", "node": "b", "pid": "7", "beats": next(beats)}
+        (folder / ".command.json").write_text(json.dumps(note))
+
+    elsewhere()
+    with leases.renewed(elsewhere, 0.02):
+        assert trains(folder, shapes) == 2
+    assert "(process 7 on b)" in capsys.readouterr().err
+    assert trains(folder, shapes) == 0
+    assert not (folder / ".command.json").exists()
+
+
+def test_who_was_cut_off_stops_and_says_so(tmp_path: Path) -> None:
+    with claims.claim(tmp_path / ".lock") as held:
+        assert held.hold() == ""
+        note = {"id": "another", "host": "b", "node": "b", "pid": "7"}
+        (tmp_path / ".lock.json").write_text(json.dumps(note))
+        held.say()
+        with pytest.raises(claims.Taken, match=r"taken over \(process 7 on b\)"):
+            held.hold()
+    assert (tmp_path / ".lock.json").exists()
+
+
+def test_a_group_that_was_cut_off_does_not_end_the_next(
+    tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker function fails, and Ray starts it again: no note that ends the job is left."""
+    folder = tmp_path / "run"
+    config = run_config(folder, shapes)
+    folder.mkdir()
+    stop_file.clear(folder)
+    context = type("Context", (), {"get_local_rank": lambda _: 0, "get_world_rank": lambda _: 0})
+    monkeypatch.setattr(worker, "_context", context)
+    monkeypatch.setattr(worker, "_drained", lambda _: lambda: "")
+    with run.claimed(folder), pytest.raises(UserError, match="is being trained"):
+        worker.train(configs.plain(config))
+    assert not worker.fatal_path(config.run).exists()
+
+
+# Readers beside retention
+
+
+def run_folder(folder: Path, data: Path, kind: str, recipe: str = "eval_toy_recipe") -> Path:
+    config = run_config(folder, data, recipe, model={"kind": kind})
+    folder.mkdir(parents=True)
+    (folder / opening.CONFIG_FILE).write_text(yaml.safe_dump(configs.plain(config)))
+    save(folder, 2)
+    return folder
+
+
+def save(folder: Path, step: int) -> None:
+    config = opening.read_config(folder)
+    recipe = building.build_recipe(config)
+    engines = building.build_engines(config, recipe)
+    checkpoint.save(folder, step, engines, {}, {})
+
+
+READERS = {
+    "sample": ["run={run}", "count=1", "out={out}", "cluster=inline"],
+    "evaluate": ["run={run}", "protocol=fvd/tf-reference@1", "detector=untrained", "clips=4",
+                 "cluster=inline"],
+    "data encode": ["{data}", "first_stage={run}", "out={out}"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", READERS)
+def test_retention_leaves_a_reader_what_it_reads(
+    tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    import eval_toy_recipe as toy  # type: ignore[import-not-found]
+
+    kind = "autoencoder" if verb == "data encode" else "generator"
+    folder, left = run_folder(tmp_path / "run", shapes, kind), []
+    where = (
+        (toy.ToyAutoencoder, "encode") if kind == "autoencoder" else (toy.ToyGenerator, "sample")
+    )
+    before = getattr(*where)
+
+    def reads(*given: Any) -> Any:
+        """While the verb works, training saves, and gives up what is old."""
+        if not left:
+            save(folder, 4)
+            assert main(["checkpoint", "prune", f"run={folder}", "keep=1"]) == 0
+            left.extend(found.step for found in checkpoint.listed(folder))
+        return before(*given)
+
+    monkeypatch.setattr(*where, reads)
+    given = {"run": folder, "out": tmp_path / "out", "data": shapes}
+    assert main([*verb.split(), *(word.format(**given) for word in READERS[verb])]) == 0
+    assert left == [2, 4]
+    assert not leases.current(folder)
+
+
+def test_a_lease_says_whose_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two machines with equal process numbers do not share one."""
+    with leases.held(tmp_path, 3):
+        monkeypatch.setattr(leases.platform, "node", lambda: "another")
+        with leases.held(tmp_path, 3):
+            assert len(leases.current(tmp_path)) == 2
+        assert len(leases.current(tmp_path)) == 1
+
+
+# Run folders of strangers
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Its config names a module that lies in the folder where the command is typed."""
+    monkeypatch.delenv(trust.TOLD)
+    folder = run_folder(tmp_path / "theirs", shapes, "autoencoder")
+    config = folder / opening.CONFIG_FILE
+    config.write_text(config.read_text().replace("eval_toy_recipe", "names_of_theirs"))
+    text = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\nfrom eval_toy_recipe import *\n"
+    (tmp_path / "names_of_theirs.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return folder
+
+
+OPENERS = {
+    "sample": ["run={run}"],
+    "evaluate": ["run={run}", "cluster=inline", "clips=4", "protocol=reconstruction@1"],
+    "data encode": ["{data}", "first_stage={run}", "out={out}"],
+    "checkpoint diff": ["{run}", "{run}"],
+    "train": [f"config={ROOT}/tests/sixth/toy_flow.yaml", "first_stage={run}", "run={out}",
+              "cluster=inline", "data.path={data}"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", OPENERS)
+def test_a_strangers_run_folder_imports_nothing(
+    tmp_path: Path, shapes: Path, stranger: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    given = {"run": stranger, "out": tmp_path / "out", "data": shapes}
+    typed = [*verb.split(), *(word.format(**given) for word in OPENERS[verb])]
+    assert main(typed) == 2
+    assert "add trust=true if you know" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+
+
+def test_trust_is_given_by_a_key(tmp_path: Path, stranger: Path) -> None:
+    asked = ["protocol=reconstruction@1", "cluster=inline", "clips=4"]
+    assert main(["evaluate", f"run={stranger}", *asked, "trust=true"]) == 0
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_family_that_was_trained_here_is_trusted_where_it_lies(
+    tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(trust.TOLD)
+    assert trains(tmp_path / "mine", shapes) == 0
+    sample = ["sample", f"run={tmp_path / 'mine'}", "count=1", "cluster=inline"]
+    assert main(sample) == 0
+    (tmp_path / "toy_flow.py").write_text("raise AssertionError('another one of this name')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "toy_flow")
+    assert main(sample) == 2
+
+
+def test_stages_that_lead_in_a_circle_are_named(
+    tmp_path: Path, shapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_folder(tmp_path / "run", shapes, "generator")
+    config = yaml.safe_load((folder / opening.CONFIG_FILE).read_text())
+    config["first_stage"] = str(folder)
+    (folder / opening.CONFIG_FILE).write_text(yaml.safe_dump(config))
+    assert main(["sample", f"run={folder}"]) == 2
+    assert "leads back to" in capsys.readouterr().err
