@@ -39,11 +39,28 @@ def results_in(folder: Path) -> list[dict[str, Any]]:
     for path in sorted(folder.glob("*.json")):
         try:
             content = json.loads(path.read_text())
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(content, dict) and "fingerprint" in content:
+        if is_result(content):
             found.append(content)
     return sorted(found, key=lambda result: result.get("time", 0))
+
+
+_KINDS: Mapping[str, Any] = {
+    "step": int | None, "time": int | float, "warnings": list, "controls": dict | None,
+    **dict.fromkeys(("fingerprint", "protocol"), str),
+    **dict.fromkeys(("values", "counts", "fields"), dict),
+    **dict.fromkeys(("standard_error", "debiased", "null_bias", "interval"), dict),
+}  # fmt: skip
+
+
+def is_result(content: Any) -> bool:
+    """Of the kinds that a result of ours has: a run folder may be anybody's."""
+    return (
+        isinstance(content, dict)
+        and {"fingerprint", "protocol", "values"} <= content.keys()
+        and all(isinstance(v, _KINDS[k]) for k, v in content.items() if k in _KINDS)
+    )
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:

@@ -47,6 +47,7 @@ class DataConfig:
     damaged: float = 0.01
     stall_s: float = 300.0
     timeout_s: float = 60.0
+    outage_s: float = 180.0
     cache: str | None = None
     cache_gb: float = 100.0
     log_keys: bool = False

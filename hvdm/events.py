@@ -2,8 +2,10 @@
 
 import json
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,12 +42,30 @@ def _open_lines(path: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     size = os.fstat(descriptor).st_size
     if size and os.pread(descriptor, 1, size - 1) != b"\n":
-        os.write(descriptor, b"\n")
+        with suppress(OSError):  # a full disk; the line that comes next says so
+            os.write(descriptor, b"\n")
     return descriptor
 
 
+_failed: set[str] = set()
+"""Reasons that were told already: a log that cannot be written costs its lines, not the run."""
+
+
 def _write_line(descriptor: int, values: Mapping[str, Any]) -> None:
-    os.write(descriptor, (json.dumps(values) + "\n").encode())
+    line = (json.dumps(values) + "\n").encode()
+    try:
+        written = os.write(descriptor, line)
+        if written < len(line):  # the disk is full: the next line begins on its own
+            os.write(descriptor, b"\n")
+    except OSError as error:
+        _warn(error)
+
+
+def _warn(error: OSError) -> None:
+    reason = str(error.strerror)
+    if reason not in _failed:
+        _failed.add(reason)
+        print(f"warning: lines of the run's logs are lost ({reason})", file=sys.stderr)
 
 
 class TensorBoard:
@@ -166,14 +186,19 @@ def each_line(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a JSON-lines file one after the other; what a crash cut short is left out."""
     if not path.is_file():
         return
-    with path.open(errors="replace") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(row, dict):
-                yield row
+    with path.open("rb") as lines:
+        yield from rows_of(lines)
+
+
+def rows_of(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Of each line that is a JSON object; bytes that are no text spoil their own line at most."""
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            yield row
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

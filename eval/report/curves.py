@@ -14,6 +14,7 @@ Point = tuple[float, float]
 WIDTH, HEIGHT = 420, 200
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 26
 MOST_POINTS = 600
+MOST = 1e300
 LOG_FROM = 30.0
 """From this ratio of largest to smallest on, positive values get a logarithmic axis."""
 
@@ -73,7 +74,7 @@ class Curves:
 
 
 def _drawn(name: str, value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MOST:
         return False
     return "/" in name or name in ("clips_per_s", "lr")
 

@@ -6,6 +6,15 @@ from typing import Any
 
 from eval.report.curves import bars
 
+
+class Html(str):
+    """Markup of our own, in which every text was quoted."""
+
+
+def quoted(cell: str) -> str:
+    return cell if isinstance(cell, Html) else escape(cell)
+
+
 Result = Mapping[str, Any]
 HEAD = (
     "protocol", "step", "metric", "value", "± s.e.", "debiased", "sample-size bias", "clips",
@@ -21,7 +30,7 @@ def charts(results: Sequence[Result]) -> str:
             if isinstance(value, int | float) and value == value:
                 error = result.get("standard_error", {}).get(name)
                 key = (result["protocol"], name, result["fingerprint"])
-                lines.setdefault(key, []).append((result.get("step", 0), value, error))
+                lines.setdefault(key, []).append((result.get("step") or 0, value, error))
     shown = [
         bars(f"{name}, {protocol}", sorted(points, key=lambda p: p[0]))
         for (protocol, name, _), points in lines.items()
@@ -30,10 +39,10 @@ def charts(results: Sequence[Result]) -> str:
 
 
 def rows(result: Result) -> list[list[str]]:
-    """One row of cells, HTML already, for each value."""
-    detector = escape(result.get("detector") or "–")
+    """One row of cells for each value."""
+    detector = str(result.get("detector") or "–")
     if not result.get("comparable", True):
-        detector += ' <span class="mark-bad">not comparable</span>'
+        detector = Html(f'{escape(detector)} <span class="mark-bad">not comparable</span>')
     found = []
     for name, value in result.get("values", {}).items():
         of = [
@@ -42,14 +51,14 @@ def rows(result: Result) -> list[list[str]]:
         ]
         found.append(
             [
-                escape(result["protocol"]),
+                result["protocol"],
                 str(result.get("step", "–")),
-                escape(f"{name} of {result.get('generated', 'samples')}"),
-                f"<b>{number(value)}</b>",
+                f"{name} of {result.get('generated', 'samples')}",
+                Html(f"<b>{number(value)}</b>"),
                 *of,
                 str(result.get("counts", {}).get("clips", "–")),
                 detector,
-                f"<code>{escape(result['fingerprint'][:8])}</code>",
+                Html(f"<code>{escape(result['fingerprint'][:8])}</code>"),
             ]
         )
     return found

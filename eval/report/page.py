@@ -11,7 +11,7 @@ from typing import Any
 from eval.report import embedded, measured
 from eval.report.curves import Curve, chart
 from eval.report.embedded import Medium
-from eval.report.measured import flat, number
+from eval.report.measured import Html, flat, number, quoted
 from hvdm.events import duration
 
 MOST_EVENTS = 300
@@ -46,11 +46,13 @@ def section(title: str, body: str, empty: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are HTML already."""
+    """Cells are text, and quoted here, but for those that are HTML already."""
     if not rows:
         return ""
     top = "".join(f"<th>{name}</th>" for name in head)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{quoted(cell)}</td>' for cell in row)}</tr>" for row in rows
+    )
     return (
         f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
     )
@@ -141,9 +143,9 @@ def checkpoints(found: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
             str(c["step"]),
-            f"<code>{escape(c['name'])}</code>",
+            Html(f"<code>{escape(c['name'])}</code>"),
             f"{c['bytes'] / 2**20:.1f} MiB",
-            escape(", ".join(c["nets"])),
+            ", ".join(c["nets"]),
             str(c["world"] or "–"),
             _when(c["time"]),
         ]
@@ -158,9 +160,9 @@ def events(found: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
             _when(e.get("time")),
-            escape(str(e.get("event", "–"))),
+            str(e.get("event", "–")),
             str(e.get("step", "–")),
-            f"<small>{escape(_details(e))}</small>",
+            Html(f"<small>{escape(_details(e))}</small>"),
         ]
         for e in reversed(shown)
     ]
@@ -197,10 +199,13 @@ def environment(found: Mapping[str, Any] | None) -> str:
 
 
 def _key_values(found: Mapping[str, Any]) -> list[list[str]]:
-    return [[f"<code>{escape(key)}</code>", escape(str(value))] for key, value in flat(found)]
+    return [[Html(f"<code>{escape(key)}</code>"), str(value)] for key, value in flat(found)]
 
 
 def _when(stamp: Any) -> str:
     if not isinstance(stamp, int | float):
         return "–"
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stamp))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(stamp))
+    except (ValueError, OverflowError, OSError):
+        return "–"

@@ -2,19 +2,20 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from eval import history
 from eval.report import embedded, page
 from eval.report.curves import Curves
 from hvdm.checkpoint import checkpoint
 from hvdm.data.schema import atomic_write
 from hvdm.errors import UserError
-from hvdm.events import each_line, read_lines
+from hvdm.events import each_line
 from hvdm.run.ledger import ledger
 
 
@@ -49,8 +50,8 @@ def as_json(run: Path) -> dict[str, Any]:
 
 def _facts(run: Path, curves: Curves) -> dict[str, Any]:
     """Metrics go by once: a long run has millions of lines of them."""
-    events = read_lines(run / "events.jsonl")
-    account = ledger(events, curves.passing(each_line(run / "metrics.jsonl")))
+    events = list(_sound(each_line(run / "events.jsonl")))
+    account = _ledger(events, curves.passing(_sound(each_line(run / "metrics.jsonl"))))
     last = curves.last
     return {
         "run": str(run),
@@ -74,6 +75,26 @@ def _existing(run: Path | str) -> Path:
     return Path(run)
 
 
+def _sound(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Those whose step and time are numbers, where they have any: the folder may be anybody's."""
+    for row in rows:
+        step, when = row.get("step", 0), row.get("time", 0)
+        if isinstance(step, int) and abs(step) < 2**63 and isinstance(when, int | float):
+            yield row
+
+
+def _ledger(
+    events: list[dict[str, Any]], rows: Iterator[dict[str, Any]]
+) -> dict[str, Any] | None:
+    try:
+        return ledger(events, rows)
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+        return None  # lines that no run of ours wrote
+    finally:
+        for _ in rows:  # the curves want all of them
+            continue
+
+
 def _config(run: Path) -> dict[str, Any] | None:
     path = run / "config.yaml"
     try:
@@ -89,12 +110,12 @@ def evaluations(run: Path) -> list[dict[str, Any]]:
     for path in sorted((run / "evaluations").glob("*.json")):
         try:
             content = json.loads(path.read_text())
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(content, dict) and "fingerprint" in content:
+        if history.is_result(content):
             slim = {k: v for k, v in content.items() if k not in ("clips", "blocks")}
             found.append({**slim, "file": str(path.relative_to(run))})
-    return sorted(found, key=lambda r: (r.get("protocol", ""), r.get("step", 0)))
+    return sorted(found, key=lambda r: (r["protocol"], r.get("step") or 0))
 
 
 def _checkpoint(found: checkpoint.Checkpoint) -> dict[str, Any]:

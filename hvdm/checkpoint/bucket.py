@@ -9,8 +9,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from hvdm.checkpoint import faults
 from hvdm.checkpoint.storage import (
@@ -23,7 +24,10 @@ from hvdm.checkpoint.storage import (
     parsed,
     step_of,
 )
+from hvdm.data.store import OUTAGE_S, Absent, Outage, persistent
 from hvdm.errors import RunError, UserError
+
+T = TypeVar("T")
 
 
 class Bucket:
@@ -35,20 +39,30 @@ class Bucket:
         self._swept = False
 
     def names(self) -> list[str]:
-        self._fs.invalidate_cache()
-        found = self._fs.glob(f"{self._root}/step-*/{MANIFEST}")
+        found = self._persistent(self._listed, self.where)
         return sorted(path.rsplit("/", 2)[1] for path in found)
+
+    def _listed(self) -> list[str]:
+        self._fs.invalidate_cache()
+        return self._fs.glob(f"{self._root}/step-*/{MANIFEST}")
+
+    def _persistent(self, action: Callable[[], T], what: str) -> T:
+        """An outage is waited for; it is no reason to go on from an older checkpoint."""
+        return persistent(action, what, OUTAGE_S)
 
     def path(self, name: str) -> Path:
         return self.cache / name
 
     def manifest(self, name: str) -> bytes:
-        content: bytes = self._fs.cat_file(f"{self._root}/{name}/{MANIFEST}")
-        return content
+        place = f"{name}/{MANIFEST}"
+        read: Callable[[], bytes] = partial(self._fs.cat_file, f"{self._root}/{place}")
+        return self._persistent(read, f"{self.where}/{place}")
 
     def problem(self, name: str, manifest: Row, file: str) -> str | None:
         try:
             self.fetched(name, manifest, file)
+        except Outage:
+            raise
         except RunError as error:
             return str(error)
         return None
@@ -66,11 +80,9 @@ class Bucket:
     def _fetch(self, name: str, row: Row, path: Path) -> None:
         what, part = f"{self.where}/{name}", path.with_suffix(".part")
         try:
-            self._fs.get_file(f"{self._root}/{name}", str(part))
-        except FileNotFoundError:
+            self._persistent(partial(self._fs.get_file, f"{self._root}/{name}", str(part)), what)
+        except Absent:
             raise RunError(f"{what} is missing") from None
-        except Exception as error:  # storage clients raise more kinds than they document
-            raise RunError(f"{what} cannot be read: {_line(error)}") from None
         with open(part, "rb", buffering=0) as handle:
             problem = difference(what, row, *hashed(handle))
         if problem:
@@ -104,7 +116,7 @@ class Bucket:
         """None where a damaged manifest does not say whose the files are."""
         try:
             return str(parsed(self.manifest(name))["attempt"])
-        except (OSError, ValueError, KeyError):
+        except (Absent, ValueError, KeyError):
             return None
 
     @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from hvdm import dist
 from hvdm.checkpoint import places, storage
 from hvdm.checkpoint.storage import Storage
+from hvdm.data.store import Absent
 from hvdm.errors import RunError, UserError
 
 FORMAT = 1
@@ -56,8 +57,8 @@ def opened(place: Storage, name: str) -> Checkpoint | str:
     """A checkpoint, or why its manifest says nothing."""
     try:
         manifest = storage.parsed(place.manifest(name))
-    except (OSError, ValueError) as error:
-        reason = f"it is missing or cut: {error}" if isinstance(error, OSError) else str(error)
+    except (OSError, Absent, ValueError) as error:
+        reason = str(error) if isinstance(error, ValueError) else f"it is missing or cut: {error}"
         return f"{place.where}/{name} has no readable manifest ({reason})"
     if manifest.get("format") != FORMAT:
         return f"{place.where}/{name}: format {manifest.get('format')}, expected {FORMAT}"

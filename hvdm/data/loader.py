@@ -20,6 +20,7 @@ from hvdm.data.order import DrawOrder, MicroBatch, share
 from hvdm.data.pool import ContainedReader, DecoderPool, ReadTask
 from hvdm.data.rows import Reading, Row, SplitReader, Unreadable
 from hvdm.data.schema import Manifest, manifest_hash
+from hvdm.data.store import OUTAGE_S
 from hvdm.errors import RunError, UserError
 from hvdm.recipe import Batch
 
@@ -35,6 +36,7 @@ class ReadOptions:
     stall_s: float = 300.0
     damaged: float = 0.01
     timeout_s: float = 60.0
+    outage_s: float = OUTAGE_S
     cache: str | None = None
     cache_gb: float = 100.0
 
@@ -279,7 +281,7 @@ def _reading(spec: ClipSpec, fields: tuple[Field, ...], seed: int, options: Read
     return Reading(replace(spec, frames=frames), fields, seed, **given)
 
 
-_READING_KEYS = ("decoder", "timeout_s", "cache", "cache_gb", "stall_s")
+_READING_KEYS = ("decoder", "timeout_s", "outage_s", "cache", "cache_gb", "stall_s")
 
 
 def _order(source: SplitReader, seed: int, lanes: int, window: int) -> DrawOrder:

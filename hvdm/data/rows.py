@@ -15,7 +15,7 @@ from hvdm.data.facts import whole
 from hvdm.data.fields import Field, RawSample, about_of, present
 from hvdm.data.schema import DamagedSample, Manifest, read_manifest
 from hvdm.data.shards import ShardReader
-from hvdm.data.store import Cache, Unreachable, open_store
+from hvdm.data.store import OUTAGE_S, Cache, Unreachable, open_store
 from hvdm.errors import RunError
 
 
@@ -45,6 +45,7 @@ class Reading:
     seed: int
     decoder: str = "decord"
     timeout_s: float = 60.0
+    outage_s: float = OUTAGE_S
     cache: str | None = None
     cache_gb: float = 100.0
     stall_s: float = 300.0
@@ -69,7 +70,7 @@ class SplitReader:
 
     def __init__(self, folder: str | Path, reading: Reading, number: int = 0) -> None:
         self.reading, self.number, self.place = reading, number, str(folder)
-        store = open_store(folder, reading.timeout_s)
+        store = open_store(folder, reading.timeout_s, reading.outage_s)
         self.manifest: Manifest = read_manifest(store)
         cache = Cache(reading.cache, int(reading.cache_gb * 1e9)) if reading.cache else None
         self.reader = ShardReader(store, self.manifest, cache)

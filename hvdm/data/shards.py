@@ -11,7 +11,7 @@ import numpy as np
 from webdataset.tariterators import group_by_keys
 
 from hvdm.data.schema import DamagedSample, Entry, Manifest, Shard, read_index, sha256_of
-from hvdm.data.store import Absent, Cache, Store, Unreachable, open_store
+from hvdm.data.store import Absent, Cache, Outage, Store, Unreachable, open_store
 from hvdm.errors import RunError
 
 T = TypeVar("T")
@@ -116,7 +116,7 @@ def _twice(read: Callable[[], T]) -> T:
     """Only damage that stays is damage of the data."""
     try:
         return read()
-    except (Unreachable, Absent):
+    except (Unreachable, Absent, Outage):
         raise  # the store has asked often enough
     except RunError:
         return read()

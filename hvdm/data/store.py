@@ -1,5 +1,6 @@
 """Where shards lie: a folder, an object store or a web server, behind three reads."""
 
+import functools
 import hashlib
 import os
 import random
@@ -13,13 +14,20 @@ from hvdm.errors import RunError, UserError
 
 T = TypeVar("T")
 
-PAUSES = (0.1, 0.4, 1.6)
+PAUSES = (0.1, 0.4, 1.6, 6.4, *(15.0,) * 240)
 """Seconds before each new attempt, stretched at random by up to half."""
+SHORT_S, OUTAGE_S = 3.0, 180.0
+"""How long a reader tries: a command that has just begun, and a run that is on its way."""
+LOOKED_AT = "manifest.json"
 _jitter = random.SystemRandom()
 
 
 class Unreachable(RunError):
-    """Reading failed, and failed again: the storage is at fault, not the data."""
+    """One file cannot be read while its store answers: it is as good as damaged."""
+
+
+class Outage(RunError):
+    """The store answers nobody: no damage, and nothing that a later start could not mend."""
 
 
 class Absent(RunError):
@@ -49,15 +57,24 @@ def join(location: str | Path, name: str) -> str:
     return f"{text.rstrip('/')}/{name}" if is_remote(text) else str(Path(text) / name)
 
 
-def open_store(location: str | Path, timeout_s: float = 60.0) -> Store:
+def open_store(location: str | Path, timeout_s: float = 60.0, outage_s: float = SHORT_S) -> Store:
     """The store of a folder such as `DIR/train`, `s3://bucket/set/train` or `https://…`."""
     if is_remote(location):
-        return RemoteStore(str(location), timeout_s)
-    return LocalStore(Path(location))
+        return RemoteStore(str(location), timeout_s, outage_s)
+    return LocalStore(Path(location), outage_s)
 
 
-def persistent(action: Callable[[], T], what: str) -> T:
-    """The action's result; a failing disk or network gets another chance, a missing file none."""
+def persistent(
+    action: Callable[[], T],
+    what: str,
+    outage_s: float,
+    look: Callable[[], Any] | None = None,
+) -> T:
+    """The action's result; a failing disk or network gets more chances, a missing file none.
+
+    After `outage_s` a `look` at something else tells an outage from one file that is broken.
+    """
+    until = time.monotonic() + outage_s
     for pause in (*PAUSES, None):
         try:
             return action()
@@ -66,17 +83,28 @@ def persistent(action: Callable[[], T], what: str) -> T:
         except UserError:
             raise
         except Exception as error:  # storage clients raise more kinds than they document
-            if pause is None:
+            if pause is None or time.monotonic() + pause > until:
                 reason = str(error) or type(error).__name__
+                kind = Unreachable if look and _answers(look) else Outage
                 hint = "check the disk, the mount or the network"
-                raise Unreachable(f"cannot read {what}: {reason}; {hint}") from error
+                raise kind(f"cannot read {what}: {reason}; {hint}") from error
         time.sleep(pause * (1 + _jitter.random() / 2))
     raise AssertionError("the last attempt returns or raises")
 
 
+def _answers(look: Callable[[], Any]) -> bool:
+    try:
+        look()
+    except FileNotFoundError:
+        return True
+    except Exception:  # as above
+        return False
+    return True
+
+
 class LocalStore:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, outage_s: float = SHORT_S) -> None:
+        self.folder, self.outage_s = folder, outage_s
 
     @property
     def local(self) -> Path | None:
@@ -84,11 +112,15 @@ class LocalStore:
 
     def read(self, name: str) -> bytes:
         path = self.folder / name
-        return persistent(path.read_bytes, str(path))
+        return persistent(path.read_bytes, str(path), self.outage_s, self._look)
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         path = self.folder / name
-        return persistent(lambda: _slice(path, offset, size), str(path))
+        read = functools.partial(_slice, path, offset, size)
+        return persistent(read, str(path), self.outage_s, self._look)
+
+    def _look(self) -> bytes:
+        return (self.folder / LOOKED_AT).read_bytes()
 
 
 def _slice(path: Path, offset: int, size: int) -> bytes:
@@ -101,13 +133,14 @@ def _slice(path: Path, offset: int, size: int) -> bytes:
 class RemoteStore:
     """Any address that fsspec opens; its client is made on first use, in the process that reads."""
 
-    def __init__(self, address: str, timeout_s: float) -> None:
-        self.address, self.timeout_s = address.rstrip("/"), timeout_s
+    def __init__(self, address: str, timeout_s: float, outage_s: float = SHORT_S) -> None:
+        self.address, self.timeout_s, self.outage_s = address.rstrip("/"), timeout_s, outage_s
         self._lock = threading.Lock()
         self._opened: tuple[int, Any, str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"address": self.address, "timeout_s": self.timeout_s}
+        names = ("address", "timeout_s", "outage_s")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -117,16 +150,21 @@ class RemoteStore:
         return None
 
     def read(self, name: str) -> bytes:
-        return persistent(lambda: self._fetch(name, None, None), f"{self.address}/{name}")
+        return self._persistent(name, None, None)
 
     def read_range(self, name: str, offset: int, size: int) -> bytes:
         if size == 0:
             return b""
-        what = f"{self.address}/{name}"
-        data = persistent(lambda: self._fetch(name, offset, offset + size), what)
+        data = self._persistent(name, offset, offset + size)
         if len(data) > size:
+            what = f"{self.address}/{name}"
             raise RunError(f"{what}: the server ignores byte ranges; serve it with one that does")
         return data
+
+    def _persistent(self, name: str, start: int | None, end: int | None) -> bytes:
+        read = functools.partial(self._fetch, name, start, end)
+        look = functools.partial(self._fetch, LOOKED_AT, None, None)
+        return persistent(read, f"{self.address}/{name}", self.outage_s, look)
 
     def _fetch(self, name: str, start: int | None, end: int | None) -> bytes:
         client, root = self._client()

@@ -1,10 +1,9 @@
 """Reads a run's lines as they are written, from the end that was there at the start."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from hvdm.events import Sink
+from hvdm.events import Sink, rows_of
 
 
 class Tail:
@@ -21,7 +20,7 @@ class Tail:
             text = handle.read()
         whole = text[: text.rfind(b"\n") + 1]
         self._at += len(whole)
-        return [json.loads(line) for line in whole.splitlines() if line.startswith(b"{")]
+        return list(rows_of(whole.splitlines()))
 
 
 class Follower:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hvdm import config as configs
+from hvdm.data.store import Outage
 from hvdm.errors import RunError, UserError
 from hvdm.events import read_lines
 from hvdm.run import claims, stopping
@@ -39,8 +40,8 @@ def train(mapping: Mapping[str, Any]) -> None:
         sources.append(spares.Spare())
     try:
         outcome = run.train(config, sinks=(), sources=sources)
-    except claims.Taken:
-        raise  # by the group before, it may be, which was cut off and dies: Ray tries again
+    except (claims.Taken, Outage):
+        raise  # by the group before, which was cut off and dies; or storage: Ray tries again
     except (UserError, RunError) as error:
         _leave_note(config.run, error)
         raise

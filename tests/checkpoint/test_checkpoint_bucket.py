@@ -12,6 +12,7 @@ import pytest
 from hvdm.checkpoint import checkpoint, places, retention
 from hvdm.checkpoint.bucket import Bucket
 from hvdm.config import CheckpointConfig, RunConfig, Samples
+from hvdm.data import store
 from hvdm.errors import RunError
 from hvdm.events import read_lines
 from hvdm.run import run
@@ -126,6 +127,30 @@ def test_damage_falls_back_aloud(
     said = capsys.readouterr().out
     assert "checkpoint refused: s3://runs/" in said and "resumed: step=3" in said
     assert steps(config)[-1] == 5
+
+
+def test_an_outage_at_resume_is_waited_for(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One failed read of a manifest fell back a checkpoint, and the steps since were lost."""
+    run.train(config, sinks=())
+    client = bucket(config)._fs
+    tries, honest = {"cat_file": 0, "get_file": 0}, {}
+    for name in tries:
+        honest[name] = getattr(client, name)
+
+        def refused(*given: Any, name: str = name, **more: Any) -> Any:
+            tries[name] += 1
+            if tries[name] < 6:
+                raise OSError("503 Slow Down")
+            return honest[name](*given, **more)
+
+        monkeypatch.setattr(client, name, refused)
+    monkeypatch.setattr(store, "PAUSES", (0.0,) * 9)
+    run.train(replace(config, steps=5))
+    said = capsys.readouterr().out
+    assert "resumed: step=4" in said and "refused" not in said
+    assert min(tries.values()) > 6
 
 
 def test_all_damaged_is_an_error(config: RunConfig) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from hvdm.data import store
 from hvdm.data.loader import ClipSpec, Loader, ReadOptions
-from hvdm.data.store import Absent, Cache, Unreachable, open_store
+from hvdm.data.store import Absent, Cache, Outage, open_store
 from hvdm.errors import RunError, UserError
 from tests.support.data_server import FileServer, served
 
@@ -50,7 +50,7 @@ def test_a_request_that_never_answers_ends(server: FileServer) -> None:
     server.fault = lambda path, before: "stall" if before == 0 else None
     assert open_store(server.url + "/train", timeout_s=0.3).read("manifest.json")
     server.fault = lambda path, before: "stall"
-    with pytest.raises(Unreachable, match=r"cannot read http.*/train/manifest.json"):
+    with pytest.raises(Outage, match=r"cannot read http.*/train/manifest.json"):
         open_store(server.url + "/train", timeout_s=0.1).read("manifest.json")
 
 
@@ -74,6 +74,28 @@ def test_a_shard_that_cannot_be_reached_is_left_out(server: FileServer) -> None:
     assert "503" in lost[0].reason
     with pytest.raises(RunError, match=r"7 of 26 samples cannot be read.*shard-000001"):
         keys(f"{server.url}/train")
+
+
+def test_an_outage_is_waited_for_and_is_no_damage(
+    clips_folder: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four tries in three seconds were all; a server that is updated takes longer."""
+    paused: list[float] = []
+    monkeypatch.undo()
+    monkeypatch.setattr(store.time, "sleep", paused.append)
+    server.fault = lambda path, before: "error" if path.endswith(".tar") and before < 12 else None
+    found = keys(f"{server.url}/train", ReadOptions(damaged=0.0, outage_s=600), 8)
+    assert found == keys(clips_folder / "train", None, 8)
+    assert max(paused) > 10 and sum(paused) > 60
+
+
+def test_a_store_that_answers_nobody_loses_no_sample(server: FileServer) -> None:
+    options = ReadOptions(damaged=1.0)
+    with Loader(f"{server.url}/train", SPEC, lanes=4, window=3, options=options) as loader:
+        server.fault = lambda path, before: "error"
+        with pytest.raises(Outage, match=r"cannot read http.*503"):
+            loader.rows(range(8))
+        assert not loader.substitutions()
 
 
 def test_an_epoch_fetches_the_data_set_once(clips_folder: Path, server: FileServer) -> None:
