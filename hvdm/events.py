@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,7 +42,7 @@ def _open_lines(path: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     size = os.fstat(descriptor).st_size
     if size and os.pread(descriptor, 1, size - 1) != b"\n":
-        with suppress(OSError):  # a full disk; the line that comes next says so
+        with _lossy():
             os.write(descriptor, b"\n")
     return descriptor
 
@@ -53,19 +53,20 @@ _failed: set[str] = set()
 
 def _write_line(descriptor: int, values: Mapping[str, Any]) -> None:
     line = (json.dumps(values) + "\n").encode()
-    try:
-        written = os.write(descriptor, line)
-        if written < len(line):  # the disk is full: the next line begins on its own
+    with _lossy():
+        if os.write(descriptor, line) < len(line):  # the next one begins on its own
             os.write(descriptor, b"\n")
+
+
+@contextmanager
+def _lossy() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        _warn(error)
-
-
-def _warn(error: OSError) -> None:
-    reason = str(error.strerror)
-    if reason not in _failed:
-        _failed.add(reason)
-        print(f"warning: lines of the run's logs are lost ({reason})", file=sys.stderr)
+        reason = error.strerror or str(error)
+        if reason not in _failed:
+            _failed.add(reason)
+            print(f"warning: lines of the run's logs are lost ({reason})", file=sys.stderr)
 
 
 class TensorBoard:
@@ -171,15 +172,18 @@ class Reporter:
 
     def metrics(self, **values: Any) -> None:
         for sink in self._sinks:
-            sink.metrics({**values, "time": time.time()})
+            with _lossy():
+                sink.metrics({**values, "time": time.time()})
 
     def event(self, name: str, **values: Any) -> None:
         for sink in self._sinks:
-            sink.event({"event": name, "time": time.time(), **values})
+            with _lossy():
+                sink.event({"event": name, "time": time.time(), **values})
 
     def close(self) -> None:
         for sink in self._sinks:
-            sink.close()
+            with _lossy():
+                sink.close()
 
 
 def each_line(path: Path) -> Iterator[dict[str, Any]]:

@@ -15,9 +15,12 @@ class Tail:
         """The whole lines added since the last call."""
         if not self._path.is_file():
             return []
-        with self._path.open("rb") as handle:
-            handle.seek(self._at)
-            text = handle.read()
+        try:
+            with self._path.open("rb") as handle:
+                handle.seek(self._at)
+                text = handle.read()
+        except OSError:  # the next look may see more
+            return []
         whole = text[: text.rfind(b"\n") + 1]
         self._at += len(whole)
         return list(rows_of(whole.splitlines()))

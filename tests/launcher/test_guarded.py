@@ -16,7 +16,7 @@ from hvdm.checkpoint import checkpoint, leases
 from hvdm.errors import UserError
 from hvdm.run import claims, run
 from launcher.cli import main
-from launcher.workers import stop_file, worker
+from launcher.workers import follow, stop_file, worker
 from tests.toys import run_config
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +113,34 @@ def test_a_group_that_was_cut_off_does_not_end_the_next(
     assert not worker.fatal_path(config.run).exists()
 
 
+# Logs
+
+
+def test_a_full_disk_costs_lines_of_the_logs_and_not_the_run(
+    tmp_path: Path, shapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("metrics", "events"):
+        (folder / f"{name}.jsonl").symlink_to("/dev/full")
+    assert trains(folder, shapes) == 0
+    assert capsys.readouterr().err.count("lines of the run's logs are lost") == 1
+    assert [found.step for found in checkpoint.listed(folder)] == [1]
+
+
+def test_a_byte_that_is_no_text_does_not_end_a_resume(tmp_path: Path, shapes: Path) -> None:
+    folder = tmp_path / "run"
+    assert trains(folder, shapes) == 0
+    for name in ("metrics", "events"):
+        with open(folder / f"{name}.jsonl", "ab") as handle:
+            handle.write(b"\xff\n[]\n")
+    assert trains(folder, shapes, "steps=2") == 0
+    follower = follow.Tail(folder / "metrics.jsonl")
+    with open(folder / "metrics.jsonl", "ab") as handle:
+        handle.write(b'\xff\n{"step": 3}\n')
+    assert follower.rows() == [{"step": 3}]
+
+
 # Readers beside retention
 
 
@@ -186,7 +214,8 @@ def stranger(tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> P
     folder = run_folder(tmp_path / "theirs", shapes, "autoencoder")
     config = folder / opening.CONFIG_FILE
     config.write_text(config.read_text().replace("eval_toy_recipe", "names_of_theirs"))
-    text = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\nfrom eval_toy_recipe import *\n"
+    mark = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n"
+    text = mark + "from eval_toy_recipe import *\n"
     (tmp_path / "names_of_theirs.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     return folder
