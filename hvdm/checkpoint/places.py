@@ -1,5 +1,6 @@
 """Which storage holds a run's checkpoints."""
 
+import re
 from pathlib import Path
 
 from hvdm.checkpoint.bucket import Bucket
@@ -7,6 +8,7 @@ from hvdm.checkpoint.storage import Folder, Storage
 from hvdm.errors import UserError
 
 POINTER = "address"
+_OF_RAY = re.compile(r"/session_\d{4}-\d\d-\d\d_[\d-]+_\d+")
 
 
 def storage_of(run: Path) -> Storage:
@@ -30,6 +32,11 @@ def pointed(run: Path) -> str | None:
 def move_checkpoints(run: Path, address: str | None) -> None:
     """Keeps checkpoints elsewhere from now on; never away from some that are there."""
     before = pointed(run)
+    if address and "://" not in address and _OF_RAY.search(str(Path(address).absolute())):
+        raise UserError(
+            f"checkpoint.path={address} lies in Ray's folder for this session, and would be gone "
+            "with it: give a whole path"
+        )
     if before == address:
         return
     old, new = storage_at(run, before), storage_at(run, address)

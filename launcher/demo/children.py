@@ -18,7 +18,7 @@ from launcher.doctor.checks import parent, processes
 
 _SET_DEATH_SIGNAL, _SET_SUBREAPER = 1, 36
 PATIENCE_S = 15.0
-_RAY_FOLDER = re.compile(r"/tmp/hvdm-ray-\w+")
+_RAY_FOLDER = re.compile(r"/tmp/hvdm-ray-[\w-]+")
 _LIBC = ctypes.CDLL(None)
 
 

@@ -1,5 +1,6 @@
 """Checks that need nothing but the standard library: versions, compiler, memory, disk, ports."""
 
+import fcntl
 import os
 import platform
 import re
@@ -301,11 +302,33 @@ def silent_cluster(address: str, note: Path = RAY_NOTE) -> str | None:
     return f"nobody answers at {address}; start Ray there with `ray start --head`"
 
 
+SESSION_LOCK = "held"
+
+
+def sessions(folder: Path) -> list[Path]:
+    """Folders that commands of ours made for Ray."""
+    return sorted(folder.glob("hvdm-ray-*"))
+
+
+def is_held(session: Path) -> bool:
+    """By its lock: processes of other containers have numbers that say nothing here."""
+    try:
+        with open(session / SESSION_LOCK, "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def _leftovers(folder: Path) -> list[Line]:
-    """Session folders of ours: with processes whose driver is gone, or with none."""
+    """Session folders of ours that nobody holds: with processes that are left, or with none."""
     lines = []
     alive = list(processes())
-    for session in sorted(folder.glob("hvdm-ray-*")):
+    for session in sessions(folder):
+        if is_held(session):
+            continue
         users = [(pid, command) for pid, command in alive if str(session) in command]
         orphans = [pid for pid, _ in users if parent(pid) == 1]
         name = "ray from before"

@@ -5,11 +5,13 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
 from typing import ClassVar
+
+import yaml
 
 from hvdm.config import RunConfig
 from hvdm.errors import UserError, closest
@@ -92,6 +94,8 @@ def render(asked: TemplateOptions, typed: list[str], config: RunConfig, size: Ro
     if Path(name).suffix in (".yaml", ".yml"):
         name = str(Path(name).absolute())
     words = [f"config={name}", *typed]
+    storage = shlex.quote(asked.storage)
+    missing = shlex.quote(f"mount the shared storage at {asked.storage} first")
     gpus = f"#SBATCH --gpus-per-node={size.gpus}" if size.gpus else "# without GPUs"
     values = {
         **{key.upper(): str(value) for key, value in vars(asked).items()},
@@ -105,9 +109,38 @@ def render(asked: TemplateOptions, typed: list[str], config: RunConfig, size: Ro
         "GPU_LINE": gpus,
         "GPU_RESOURCE": f', nvidia.com/gpu: "{size.gpus}"' if size.gpus else "",
         "RAY": metadata.version("ray"),
+        "VOLUME": f"--volume={storage}:{storage}",
+        "MOUNTED": f"test -d {storage} || {{ echo {missing} >&2; exit 1; }}",
     }
     text = resources.files("launcher.remote").joinpath("templates", FILES[asked.kind]).read_text()
-    return re.sub(r"@([A-Z_]+)@", lambda found: values[found[1]], text)
+    return re.sub(
+        r"@([A-Z_]+)(?:\|([a-z]+))?@", lambda found: QUOTES[found[2]](values[found[1]]), text
+    )
+
+
+def _in_yaml(value: str) -> str:
+    return yaml.safe_dump(value, default_style='"', width=math.inf).strip()
+
+
+def _in_a_comment(value: str) -> str:
+    """On one line, whatever is in it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
+
+
+def _word(value: str) -> str:
+    """Of a directive, which knows no quotes."""
+    if not re.fullmatch(r"[\w.:/@+-]+", value, re.ASCII):
+        raise UserError(f"{value!r} cannot stand in the script: letters, digits and .:/@+- can")
+    return value
+
+
+QUOTES: dict[str | None, Callable[[str], str]] = {
+    None: lambda value: value,
+    "yaml": _in_yaml,
+    "comment": _in_a_comment,
+    "word": _word,
+}
+"""Values are quoted by the language that they enter; the template says which."""
 
 
 def _job_name(run: str) -> str:

@@ -1,5 +1,6 @@
 """Ray: a session on this machine or in a running cluster, a worker group, an executor."""
 
+import fcntl
 import logging
 import os
 import shutil
@@ -7,7 +8,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,26 +52,32 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    folder = _folder() if cluster.name == "local" else None
-    _connect(ray, cluster, folder)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+    with _folder() if cluster.name == "local" else nullcontext() as folder:
+        _connect(ray, cluster, folder)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
-def _folder() -> str:
-    """For Ray's files, named by our process; those of processes that were killed are removed.
+@contextmanager
+def _folder() -> Iterator[str]:
+    """For Ray's files, ours alone; those of sessions that nobody holds any more are removed.
 
-    It is under /tmp whatever TMPDIR is: Ray's socket paths have to be short.
+    It is under /tmp whatever TMPDIR is: Ray's socket paths have to be short. Ray opens its own
+    folder to everybody, so it lies in one that is not.
     """
-    for old in Path("/tmp").glob("hvdm-ray-*-*"):
-        owner = old.name.split("-")[2]
-        if owner.isdigit() and not Path("/proc", owner).exists():
+    for old in checks.sessions(Path("/tmp")):
+        if not checks.is_held(old):
             shutil.rmtree(old, ignore_errors=True)
-    return tempfile.mkdtemp(prefix=f"hvdm-ray-{os.getpid()}-", dir="/tmp")
+    new = Path(tempfile.mkdtemp(prefix="hvdm-new-", dir="/tmp"))
+    with open(new / checks.SESSION_LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = new.rename(new.with_name(new.name.replace("new", f"ray-{os.getpid()}", 1)))
+        try:
+            yield str(folder / "r")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def ray_module() -> Any:
@@ -103,6 +110,7 @@ def _connect(ray: Any, cluster: ClusterConfig, folder: str | None) -> None:
     options["runtime_env"] = runtime
     try:
         ray.init(**options)
+        _keep_to_ourselves(Path.home() / ".ray" / "auth_token")
     except (ConnectionError, RuntimeError, ValueError) as error:
         line = str(error).strip().splitlines()[0]
         raise RunError(
@@ -110,6 +118,13 @@ def _connect(ray: Any, cluster: ClusterConfig, folder: str | None) -> None:
             "Ray there with `ray start`, or use cluster=local; a cluster that wants a token needs "
             "RAY_AUTH_MODE=token here, and the head's ~/.ray/auth_token"
         ) from None
+
+
+def _keep_to_ourselves(token: Path) -> None:
+    """Ray makes it for all to read, and who has it runs code as us."""
+    with suppress(OSError):
+        if token.stat().st_mode & 0o077:
+            token.chmod(0o600)
 
 
 def _import_path() -> list[str]:

@@ -270,3 +270,11 @@ def test_stages_that_lead_in_a_circle_are_named(
     (folder / opening.CONFIG_FILE).write_text(yaml.safe_dump(config))
     assert main(["sample", f"run={folder}"]) == 2
     assert "leads back to" in capsys.readouterr().err
+
+
+def test_a_store_inside_of_rays_session_is_refused(
+    tmp_path: Path, shapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "session_2026-11-24_08-05-00_123456_12345" / "ckpts"
+    assert trains(tmp_path / "run", shapes, f"checkpoint.path={store}") == 2
+    assert "lies in Ray's folder" in capsys.readouterr().err

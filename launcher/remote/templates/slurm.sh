@@ -1,5 +1,5 @@
 #!/bin/bash
-# @COMMAND@
+# @COMMAND|comment@
 # on @NODES@ nodes. Send it with sbatch; the same script again resumes, and so does Slurm itself
 # when it takes the nodes away: the run stops after a step, saves, and is put into the queue again.
 #SBATCH --job-name=@JOB@
@@ -7,7 +7,7 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=@CPUS@
 @GPU_LINE@
-#SBATCH --time=@TIME@
+#SBATCH --time=@TIME|word@
 #SBATCH --signal=B:TERM@@GRACE_S@
 #SBATCH --requeue
 #SBATCH --open-mode=append

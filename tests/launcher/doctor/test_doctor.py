@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import stat
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,6 +99,39 @@ def test_a_session_folder_without_processes_is_left_over(tmp_path):
     (tmp_path / "hvdm-ray-old").mkdir()
     (line,) = checks._leftovers(tmp_path)
     assert line.state == "warning" and "rm -r" in line.remedy
+
+
+def test_a_session_of_another_namespace_is_left_alone(tmp_path, monkeypatch):
+    """Its process has no number here; its lock is held all the same."""
+    from launcher.workers import cluster
+
+    monkeypatch.setattr(cluster.tempfile, "mkdtemp", lambda **_: str(made(tmp_path)))
+    monkeypatch.setattr(checks, "sessions", lambda _: sorted(tmp_path.glob("hvdm-ray-*")))
+    monkeypatch.setattr(cluster.os, "getpid", lambda: 2**22 + 1)
+    (tmp_path / "hvdm-ray-1-dead").mkdir()
+    with cluster._folder() as first:
+        assert not (tmp_path / "hvdm-ray-1-dead").exists()
+        with cluster._folder():
+            assert Path(first).parent.is_dir()
+            assert Path(first).parent.stat().st_mode & 0o077 == 0
+            assert not checks._leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def made(folder):
+    found = folder / f"hvdm-new-{len(list(folder.iterdir()))}"
+    found.mkdir(mode=0o700)
+    return found
+
+
+def test_the_token_that_lets_others_in_is_ours_alone(tmp_path):
+    from launcher.workers import cluster
+
+    (tmp_path / "auth_token").write_text("secret")
+    (tmp_path / "auth_token").chmod(0o644)
+    cluster._keep_to_ourselves(tmp_path / "auth_token")
+    assert (tmp_path / "auth_token").stat().st_mode & 0o077 == 0
+    cluster._keep_to_ourselves(tmp_path / "none")
 
 
 def test_a_probe_that_crashes_or_hangs_is_a_line(monkeypatch):

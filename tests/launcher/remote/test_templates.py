@@ -86,6 +86,7 @@ RAY_JOB = record(
         rayClusterSpec=record(
             ["headGroupSpec"],
             rayVersion=TEXT,
+            authOptions=record(["mode"], mode={"const": "token"}),
             enableInTreeAutoscaling=FLAG,
             headGroupSpec=record(
                 ["rayStartParams", "template"], rayStartParams=TEXTS, template=POD
@@ -113,10 +114,56 @@ def made(capsys: pytest.CaptureFixture[str], kind: str, *more: str) -> str:
     return capsys.readouterr().out
 
 
+EVIL = "x\n  privileged: true\n#SBATCH --uid=0\ntouch M `touch M` $(touch M) \"' } # : {"
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("key", ["image", "time", "storage", "claim", "memory", "region", "machine", "grace_s", "run", "data.path"])
+def test_no_value_says_more_than_a_value(
+    kind: str, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is quoted by the language that it enters, or refused."""
+    code = cli.main(["cluster", "template", kind, *NEEDED, f"{key}={EVIL}"])
+    said = capsys.readouterr()
+    if code == 2:
+        assert len(said.err.splitlines()) == 1 and key in ("grace_s", "time")
+    elif kind == "slurm":
+        comments = said.out.partition("set -euo")[0].splitlines()
+        assert all(line.startswith("#") for line in comments)
+        assert "#SBATCH --uid=0" not in comments
+        assert key in ("run", "data.path") or EVIL not in said.out
+        command = said.out.rpartition("\nhvdm train")[2].partition(" \\\n    cluster.")[0]
+        assert "touch" not in shlex.split(command)
+    else:
+        harmless = yaml.safe_load(made(capsys, kind, f"{key}=harmless"))
+        assert _shape(yaml.safe_load(said.out)) == _shape(harmless)
+
+
+def _shape(value: Any) -> Any:
+    """What is there, without what it says."""
+    if isinstance(value, dict):
+        return {key: _shape(inner) for key, inner in value.items()}
+    return [_shape(inner) for inner in value] if isinstance(value, list) else type(value)
+
+
+def test_no_cluster_of_ours_goes_without_a_token(capsys: pytest.CaptureFixture[str]) -> None:
+    root = Path(__file__).parents[2]
+    job = yaml.safe_load(made(capsys, "kuberay"))
+    assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    machines = made(capsys, "vm")
+    starts = [line for line in machines.splitlines() if "ray start" in line]
+    assert len(starts) == 2 and all("RAY_AUTH_MODE=token" in line for line in starts)
+    composed = yaml.safe_load((root / "compose.yaml").read_text())
+    assert all(s["environment"]["RAY_AUTH_MODE"] == "token" for s in composed["services"].values())
+    assert "RAY_AUTH_MODE:-token" in made(capsys, "slurm")
+    for text in (machines, (root / "docs/launching.md").read_text()):
+        assert "dashboard-host=0.0.0.0" not in text
+
+
 @pytest.mark.parametrize("kind", FILES)
 def test_nothing_is_left_open(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = made(capsys, kind, "cluster.workers=16")
-    assert not re.search(r"@[A-Z_]+@", text)
+    assert not re.search(r"@[A-Z_|a-z]+@", text)
     assert "cluster.workers=16" in text and "run=/mnt/hvdm/runs/my_run" in text
 
 
