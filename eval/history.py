@@ -121,7 +121,7 @@ def _weights_and_biases(opened: Opened, scalars: Mapping[str, Any]) -> None:
     name = opened.run.name
     run = wandb.init(
         dir=str(opened.run), id=f"{name}-evaluation", name=f"{name} evaluation", group=name,
-        resume="allow", config=configs.plain(opened.config),
+        resume="allow", config=configs.shown(opened.config),
     )  # fmt: skip
     run.define_metric("evaluation/*", step_metric="training_step")
     values = {key: value for key, value in scalars.items() if key != "step"}

@@ -11,6 +11,7 @@ from typing import Any, Literal, NewType, TypeVar, Union, get_args, get_origin, 
 
 from hvdm.errors import UserError, closest
 from hvdm.options import key_of
+from hvdm.redaction import redacted
 
 Samples = NewType("Samples", int)
 """A duration. People think in samples, so a change of batch size moves no schedule."""
@@ -420,6 +421,11 @@ def take(cls: type[T], config: Any) -> T:
 def plain(config: Any) -> dict[str, Any]:
     """The config as JSON-able values; `load` of it gives the config back."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=dict))
+
+
+def shown(config: Any) -> dict[str, Any]:
+    """As it may be written down and passed on."""
+    return json.loads(redacted(json.dumps(plain(config), ensure_ascii=False)))
 
 
 def digest(value: Any) -> str:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from hvdm.redaction import redacted
+
 
 class Sink(Protocol):
     def metrics(self, values: Mapping[str, Any]) -> None: ...
@@ -52,7 +54,7 @@ _failed: set[str] = set()
 
 
 def _write_line(descriptor: int, values: Mapping[str, Any]) -> None:
-    line = (json.dumps(values) + "\n").encode()
+    line = (redacted(json.dumps(values)) + "\n").encode()
     with _lossy():
         if os.write(descriptor, line) < len(line):  # the next one begins on its own
             os.write(descriptor, b"\n")

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from hvdm import trust
 from hvdm.errors import RunError, UserError, closest
+from hvdm.redaction import redacted
 from launcher import arguments
 from launcher.progress import close_output
 from launcher.verb import Verb, imported
@@ -25,7 +26,7 @@ def main(typed: Sequence[str] | None = None) -> int:
     except (UserError, RunError) as error:
         if "--traceback" in typed:
             traceback.print_exc()
-        print(f"hvdm: {error}", file=sys.stderr)
+        print(redacted(f"hvdm: {error}"), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         close_output()

@@ -16,6 +16,7 @@ from hvdm.checkpoint import checkpoint
 from hvdm.data.schema import atomic_write
 from hvdm.errors import UserError
 from hvdm.events import each_line
+from hvdm.redaction import redacted
 from hvdm.run.ledger import ledger
 
 
@@ -39,7 +40,7 @@ def write_report(run: Path) -> Path:
     ]
     path = run / "report.html"
     made = time.strftime("%Y-%m-%d %H:%M:%S")
-    atomic_write(path, page.document(escape(run.resolve().name), made, sections).encode())
+    atomic_write(path, redacted(page.document(escape(run.resolve().name), made, sections)).encode())
     return path
 
 

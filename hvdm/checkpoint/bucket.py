@@ -26,6 +26,7 @@ from hvdm.checkpoint.storage import (
 )
 from hvdm.data.store import OUTAGE_S, Absent, Outage, persistent
 from hvdm.errors import RunError, UserError
+from hvdm.redaction import redacted
 
 T = TypeVar("T")
 
@@ -34,8 +35,8 @@ class Bucket:
     """Whatever fsspec opens. What is read comes to a cache on this machine, checked on the way."""
 
     def __init__(self, address: str, cache: Path) -> None:
-        self.where, self.cache = address.rstrip("/"), cache
-        self._fs, self._root = _opened(self.where)
+        self.where, self.cache = redacted(address).rstrip("/"), cache
+        self._fs, self._root = _opened(address.rstrip("/"))
         self._swept = False
 
     def names(self) -> list[str]:
@@ -175,5 +176,6 @@ def _opened(address: str) -> tuple[Any, str]:
     try:
         fs, root = fsspec.core.url_to_fs(address)
     except (ImportError, ValueError) as error:
-        raise UserError(f"checkpoint.path={address} cannot be opened: {_line(error)}") from None
+        where = redacted(address)
+        raise UserError(f"checkpoint.path={where} cannot be opened: {_line(error)}") from None
     return fs, cast(str, root).rstrip("/")

@@ -6,9 +6,19 @@ from pathlib import Path
 from hvdm.checkpoint.bucket import Bucket
 from hvdm.checkpoint.storage import Folder, Storage
 from hvdm.errors import UserError
+from hvdm.redaction import redacted
 
 POINTER = "address"
 _OF_RAY = re.compile(r"/session_\d{4}-\d\d-\d\d_[\d-]+_\d+")
+
+
+_given: dict[str, str] = {}
+"""Addresses as this process was given them, by what is written down of them."""
+
+
+def know(address: str | None) -> None:
+    if address is not None:
+        _given[redacted(address)] = address
 
 
 def storage_of(run: Path) -> Storage:
@@ -20,7 +30,7 @@ def storage_at(run: Path, address: str | None) -> Storage:
     if address is None:
         return Folder(run / "checkpoints")
     if "://" in address:
-        return Bucket(address, run / ".fetched")
+        return Bucket(_given.get(address, address), run / ".fetched")
     return Folder(Path(address))
 
 
@@ -37,6 +47,8 @@ def move_checkpoints(run: Path, address: str | None) -> None:
             f"checkpoint.path={address} lies in Ray's folder for this session, and would be gone "
             "with it: give a whole path"
         )
+    know(address)
+    address = address and redacted(address)
     if before == address:
         return
     old, new = storage_at(run, before), storage_at(run, address)

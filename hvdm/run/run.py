@@ -75,6 +75,7 @@ def train(
         building.build_loader(config, config.data.train) as loader,
     ):
         identity.check_latents(config, loader)
+        places.know(config.checkpoint.path)
         resuming.from_main(lambda: places.move_checkpoints(run, config.checkpoint.path))
         config = resuming.from_main(lambda: identity.with_data(config, loader))
         with _timed("networks and engine", say):
@@ -235,7 +236,7 @@ def _report(config: RunConfig, run: Path, shown: Sequence[Sink]) -> Iterator[Rep
         if config.log.tensorboard:
             sinks.append(TensorBoard(run))
         if config.log.wandb:
-            sinks.append(WeightsAndBiases(run, configs.plain(config)))
+            sinks.append(WeightsAndBiases(run, configs.shown(config)))
     reporter = Reporter(sinks)
     try:
         yield reporter
@@ -266,7 +267,7 @@ def _timed(what: str, say: Callable[[str], None]) -> Iterator[None]:
 def _describe(session: Session, run: Path) -> None:
     if dist.is_main():
         config = replace(session.config, resume=Resume("auto"))
-        text = yaml.safe_dump(configs.plain(config), sort_keys=False)
+        text = yaml.safe_dump(configs.shown(config), sort_keys=False)
         part = run / f".part-{opening.CONFIG_FILE}"
         part.write_text(text)
         part.rename(run / opening.CONFIG_FILE)

@@ -31,7 +31,7 @@ def write(run: Path, found: Checkpoint, files: Sequence[Path], averaged: bool) -
         "## Use",
         _use(files[0]),
         "## Config",
-        f"```yaml\n{yaml.safe_dump(configs.plain(config), sort_keys=False)}```",
+        f"```yaml\n{yaml.safe_dump(configs.shown(config), sort_keys=False)}```",
     ]
     path = files[0].parent / NAME
     path.write_text("\n\n".join(parts) + "\n")

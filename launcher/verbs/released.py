@@ -182,7 +182,7 @@ class Filled:
         source = {"file": str(self.file), "sha256": sha256_of(self.file)}
         extra = {"identity": {"imported": source}, "cursor": {"seed": self.config.seed, "draw": 0}}
         checkpoint.save_weights(run, 0, {self.name: net}, extra)
-        text = yaml.safe_dump(configs.plain(self.config), sort_keys=False)
+        text = yaml.safe_dump(configs.shown(self.config), sort_keys=False)
         (run / opening.CONFIG_FILE).write_text(text)
         count = sum(p.numel() for p in net.parameters())
         return {"run": str(run), "network": self.name, "parameters": count, **source}

@@ -13,6 +13,7 @@ from typing import Any
 
 from hvdm.config import ClusterConfig
 from hvdm.errors import RunError
+from hvdm.redaction import redacted
 from launcher.doctor import checks
 from launcher.workers import spares
 from launcher.workers.cluster import ray_module
@@ -169,7 +170,7 @@ def _first_cause(error: Any, folder: Path) -> RunError:
     log = folder / "logs" / "failure.txt"
     with suppress(OSError):
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(str(error))
+        log.write_text(redacted(str(error)))
     failures = getattr(error, "worker_failures", None) or {}
     if failures:
         rank, cause = backend.first_cause(failures)

@@ -14,6 +14,7 @@ from hvdm import building, opening, trust
 from hvdm import config as configs
 from hvdm.checkpoint import checkpoint, leases
 from hvdm.errors import UserError
+from hvdm.redaction import redacted
 from hvdm.run import claims, run
 from launcher.cli import main
 from launcher.workers import follow, stop_file, worker
@@ -278,3 +279,39 @@ def test_a_store_inside_of_rays_session_is_refused(
     store = tmp_path / "session_2026-11-24_08-05-00_123456_12345" / "ckpts"
     assert trains(tmp_path / "run", shapes, f"checkpoint.path={store}") == 2
     assert "lies in Ray's folder" in capsys.readouterr().err
+
+
+# Passwords
+
+
+def test_no_password_of_an_address_is_written_down(
+    tmp_path: Path, shapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the run goes on with it, while it is given."""
+    folder = tmp_path / "run"
+    store = f"memory://me:sekret@{tmp_path.name}/ckpts"
+    assert trains(folder, shapes, f"checkpoint.path='{store}'") == 0
+    assert trains(folder, shapes, f"checkpoint.path='{store}'", "steps=2") == 0
+    assert [found.step for found in checkpoint.listed(folder)] == [1, 2]
+    assert main(["report", f"run={folder}"]) == 0
+    said = capsys.readouterr()
+    for path in folder.rglob("*"):
+        if path.is_file() and "tensorboard" not in str(path):
+            assert b"sekret" not in path.read_bytes(), path
+    assert "sekret" not in said.out + said.err
+    address = (folder / "checkpoints" / "address").read_text().strip()
+    assert address == f"memory://{tmp_path.name}/ckpts"
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("https://me:p@ss@host/a/b", "https://host/a/b"),
+        ("s3://bucket/a@4000", "s3://bucket/a@4000"),
+        ("https://h/a?X-Amz-Signature=abc&b=2", "https://h/a?X-Amz-Signature=…&b=2"),
+        ('{"a": "https://u:p@h/x", "b": "c@d"}', '{"a": "https://h/x", "b": "c@d"}'),
+        ("runs/a@40 and me@host", "runs/a@40 and me@host"),
+    ],
+)
+def test_what_lets_one_in_is_left_out(text: str, shown: str) -> None:
+    assert redacted(text) == shown
