@@ -85,7 +85,7 @@ def _sound(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _ledger(
-    events: list[dict[str, Any]], rows: Iterator[dict[str, Any]]
+    events: list[dict[str, Any]], rows: Iterator[Mapping[str, Any]]
 ) -> dict[str, Any] | None:
     try:
         return ledger(events, rows)

@@ -18,7 +18,7 @@ from hvdm.redaction import redacted
 from hvdm.run import claims, run
 from launcher.cli import main
 from launcher.workers import follow, stop_file, worker
-from tests.toys import run_config
+from tests.support.toys import run_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -176,9 +176,7 @@ def test_retention_leaves_a_reader_what_it_reads(
 
     kind = "autoencoder" if verb == "data encode" else "generator"
     folder, left = run_folder(tmp_path / "run", shapes, kind), []
-    where = (
-        (toy.ToyAutoencoder, "encode") if kind == "autoencoder" else (toy.ToyGenerator, "sample")
-    )
+    where = (toy.EveryOther, "encode") if kind == "autoencoder" else (toy.ToyGenerator, "sample")
     before = getattr(*where)
 
     def reads(*given: Any) -> Any:
@@ -227,7 +225,7 @@ OPENERS = {
     "evaluate": ["run={run}", "cluster=inline", "clips=4", "protocol=reconstruction@1"],
     "data encode": ["{data}", "first_stage={run}", "out={out}"],
     "checkpoint diff": ["{run}", "{run}"],
-    "train": [f"config={ROOT}/tests/sixth/toy_flow.yaml", "first_stage={run}", "run={out}",
+    "train": ["config=tiny/hvdm_diffusion", "first_stage={run}", "run={out}",
               "cluster=inline", "data.path={data}"],
 }  # fmt: skip
 
@@ -270,7 +268,7 @@ def test_stages_that_lead_in_a_circle_are_named(
     config["first_stage"] = str(folder)
     (folder / opening.CONFIG_FILE).write_text(yaml.safe_dump(config))
     assert main(["sample", f"run={folder}"]) == 2
-    assert "leads back to" in capsys.readouterr().err
+    assert "lead back to" in capsys.readouterr().err
 
 
 def test_a_store_inside_of_rays_session_is_refused(

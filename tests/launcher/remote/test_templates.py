@@ -147,7 +147,7 @@ def _shape(value: Any) -> Any:
 
 
 def test_no_cluster_of_ours_goes_without_a_token(capsys: pytest.CaptureFixture[str]) -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     job = yaml.safe_load(made(capsys, "kuberay"))
     assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     machines = made(capsys, "vm")
