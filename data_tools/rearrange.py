@@ -1,12 +1,15 @@
 """The same samples in other shards: reshard, merge, and what differs between two data sets."""
 
 import hashlib
-from collections import Counter
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from data_tools.summary import split_folders
 from data_tools.ticks import shown, tick
@@ -26,14 +29,19 @@ from hvdm.errors import UserError
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
-@dataclass(frozen=True)
-class SamplePlace:
-    """A sample: the folder of its split, its shard and its number there, its key."""
+@dataclass(frozen=True, eq=False)
+class SamplePlaces:
+    """Samples by the number of their split's folder, their shard there and their number in it.
 
-    folder: str
-    shard: int
-    sample: int
-    key: str
+    Millions of them, so keys stay in the indices; what orders or finds them is their hash.
+    """
+
+    folders: tuple[str, ...]
+    rows: npt.NDArray[np.int32]
+    hashes: npt.NDArray[np.bytes_]
+
+    def take(self, chosen: Any) -> "SamplePlaces":
+        return SamplePlaces(self.folders, self.rows[chosen], self.hashes[chosen])
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Copying:
 
     folder: str
     number: int
-    places: tuple[SamplePlace, ...]
+    places: SamplePlaces
     ticks: str
 
 
@@ -56,7 +64,7 @@ def reshard(
 ) -> dict[str, Any]:
     """The samples in shards of another length; with a seed, in another order."""
     folders = split_folders(Path(source))
-    wanted = {folder.name: _ordered(_places(folder), seed) for folder in folders}
+    wanted = {folder.name: _ordered(_places([folder], seed), seed) for folder in folders}
     made_from = {folder.name: [manifest_hash(read_manifest(folder))] for folder in folders}
     about = {"generator": "reshard", "arguments": {"per_shard": per_shard, "seed": seed}}
     return _write(Path(out), wanted, per_shard, about, made_from, run, quiet)
@@ -66,48 +74,51 @@ def merge(
     sources: Sequence[str | Path], out: str | Path, run: Run = map, quiet: bool = True
 ) -> dict[str, Any]:
     """Several data sets as one, split by split, in shards as long as the longest of theirs."""
-    wanted: dict[str, list[SamplePlace]] = {}
+    found: dict[str, list[Path]] = {}
     made_from: dict[str, list[str]] = {}
     longest = 1
     for source in sources:
         for folder in split_folders(Path(source)):
             manifest = read_manifest(folder)
-            wanted.setdefault(folder.name, []).extend(_places(folder))
+            found.setdefault(folder.name, []).append(folder)
             made_from.setdefault(folder.name, []).append(manifest_hash(manifest))
             longest = max([longest, *(shard.samples for shard in manifest.shards)])
+    wanted = {split: _places(folders) for split, folders in found.items()}
     for split, places in wanted.items():
         _refuse_doubles(split, places)
     return _write(Path(out), wanted, longest, {"generator": "merge"}, made_from, run, quiet)
 
 
-def _places(folder: Path) -> list[SamplePlace]:
-    manifest = read_manifest(folder)
-    return [
-        SamplePlace(str(folder.absolute()), number, sample, entry.key)
-        for number, shard in enumerate(manifest.shards)
-        for sample, entry in enumerate(read_index(folder, shard))
-    ]
+def _places(folders: Sequence[Path], seed: int | None = None) -> SamplePlaces:
+    rows, hashes = array("i"), bytearray()
+    for number, folder in enumerate(folders):
+        for shard, one in enumerate(read_manifest(folder).shards):
+            for sample, entry in enumerate(read_index(folder, one)):
+                rows.extend((number, shard, sample))
+                hashes += hashlib.sha256(f"{seed}:{entry.key}".encode()).digest()
+    numbers = np.frombuffer(rows, np.int32).reshape(-1, 3)
+    names = tuple(str(folder.absolute()) for folder in folders)
+    return SamplePlaces(names, numbers, np.frombuffer(bytes(hashes), "S32"))
 
 
-def _ordered(places: list[SamplePlace], seed: int | None) -> list[SamplePlace]:
-    if seed is None:
-        return places
-    return sorted(places, key=lambda p: hashlib.sha256(f"{seed}:{p.key}".encode()).digest())
+def _ordered(places: SamplePlaces, seed: int | None) -> SamplePlaces:
+    return places if seed is None else places.take(np.argsort(places.hashes, kind="stable"))
 
 
-def _refuse_doubles(split: str, places: Sequence[SamplePlace]) -> None:
-    counts = Counter(place.key for place in places)
-    twice = [key for key, count in counts.items() if count > 1]
-    if twice:
+def _refuse_doubles(split: str, places: SamplePlaces) -> None:
+    _, first, counts = np.unique(places.hashes, return_index=True, return_counts=True)
+    twice = first[counts > 1]
+    if len(twice):
+        key, _ = next(_read(places.take(np.sort(twice)[:1])))
         raise UserError(
             f"{len(twice)} keys of split {split!r} are in more than one of the data sets, such as "
-            f"{twice[0]}; `hvdm data diff` lists them"
+            f"{key}; `hvdm data diff` lists them"
         )
 
 
 def _write(
     out: Path,
-    wanted: Mapping[str, Sequence[SamplePlace]],
+    wanted: Mapping[str, SamplePlaces],
     per_shard: int,
     about: Mapping[str, Any],
     made_from: Mapping[str, Sequence[str]],
@@ -131,27 +142,28 @@ def _write(
         total = sum(shard.samples for shard in written)
         write_manifest(part / split, Manifest(VERSION, split, total, written, provenance))
     commit_folder(part, out)
-    return {"folder": str(out), "clips": {split: len(places) for split, places in wanted.items()}}
+    return {"folder": str(out), "clips": {split: len(p.rows) for split, p in wanted.items()}}
 
 
-def _kept(places: Sequence[SamplePlace]) -> dict[str, Any]:
+def _kept(places: SamplePlaces) -> dict[str, Any]:
     """What later tools look for: the first stage that made latents; it has to be one."""
-    folders = sorted({place.folder for place in places})
-    stages = [read_manifest(folder).provenance.get("first_stage") for folder in folders]
+    used = np.unique(places.rows[:, 0]).tolist()
+    stages = [read_manifest(places.folders[n]).provenance.get("first_stage") for n in used]
     if any(stage != stages[0] for stage in stages):
         raise UserError("these latents were made by different first stages; encode them anew")
     return {"first_stage": stages[0]} if stages and stages[0] else {}
 
 
 def _jobs(
-    part: Path, split: str, places: Sequence[SamplePlace], per_shard: int, ticks: Path
+    part: Path, split: str, places: SamplePlaces, per_shard: int, ticks: Path
 ) -> list[Copying]:
     folder = part / split
     folder.mkdir()
-    count = -(-len(places) // per_shard)
-    edges = [round(number * len(places) / count) for number in range(count + 1)] if count else []
+    total = len(places.rows)
+    count = -(-total // per_shard)
+    edges = [round(number * total / count) for number in range(count + 1)] if count else []
     return [
-        Copying(str(folder), number, tuple(places[a:b]), str(ticks))
+        Copying(str(folder), number, places.take(slice(a, b)), str(ticks))
         for number, (a, b) in enumerate(zip(edges, edges[1:], strict=False))
     ]
 
@@ -164,8 +176,14 @@ def copy_shard(job: Copying) -> Shard:
 
 
 def _samples(job: Copying) -> Iterator[Sample]:
-    for place in job.places:
-        yield Sample(place.key, _reader(place.folder).sample(place.shard, place.sample))
+    for key, parts in _read(job.places):
+        yield Sample(key, parts)
+
+
+def _read(places: SamplePlaces) -> Iterator[tuple[str, dict[str, bytes]]]:
+    for folder, shard, sample in places.rows.tolist():
+        reader = _reader(places.folders[folder])
+        yield reader.key(shard, sample), reader.sample(shard, sample)
 
 
 @lru_cache(maxsize=16)
