@@ -118,7 +118,21 @@ EVIL = "x\n  privileged: true\n#SBATCH --uid=0\ntouch M `touch M` $(touch M) \"'
 
 
 @pytest.mark.parametrize("kind", FILES)
-@pytest.mark.parametrize("key", ["image", "time", "storage", "claim", "memory", "region", "machine", "grace_s", "run", "data.path"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "image",
+        "time",
+        "storage",
+        "claim",
+        "memory",
+        "region",
+        "machine",
+        "grace_s",
+        "run",
+        "data.path",
+    ],
+)
 def test_no_value_says_more_than_a_value(
     kind: str, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
