@@ -53,7 +53,10 @@ class Claim:
         if not self._lost:
             self._beats += 1
             with suppress(OSError):  # the lock alone has to do then
-                self._note.write_text(json.dumps({**self._own, "beats": self._beats}))
+                text = json.dumps({**self._own, "beats": self._beats}).encode()
+                with open(os.open(self._note, os.O_WRONLY | os.O_CREAT, 0o644), "wb") as note:
+                    note.write(text)  # never cut first: a reader would find nothing
+                    note.truncate()
 
     def withdraw(self) -> None:
         if not self._lost:

@@ -45,6 +45,7 @@ def preflight(config: RunConfig) -> None:
     """Refuses before anything starts: model keys, data, runs below."""
     module = building.recipe_module(config.recipe)
     configs.parse(module.Config, config.model, "model")
+    trust.remember(config.recipe)
     read_manifest(join(config.data.path, config.data.train))
     opening.stages_of(config)
 

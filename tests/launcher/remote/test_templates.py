@@ -117,22 +117,14 @@ def made(capsys: pytest.CaptureFixture[str], kind: str, *more: str) -> str:
 EVIL = "x\n  privileged: true\n#SBATCH --uid=0\ntouch M `touch M` $(touch M) \"' } # : {"
 
 
+HOSTILE = (
+    "image", "time", "storage", "claim", "memory", "region", "machine", "grace_s", "run",
+    "data.path",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", FILES)
-@pytest.mark.parametrize(
-    "key",
-    [
-        "image",
-        "time",
-        "storage",
-        "claim",
-        "memory",
-        "region",
-        "machine",
-        "grace_s",
-        "run",
-        "data.path",
-    ],
-)
+@pytest.mark.parametrize("key", HOSTILE)
 def test_no_value_says_more_than_a_value(
     kind: str, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
