@@ -14,7 +14,7 @@ from eval.plans import Say
 from eval.protocol.kinds import MeasureOptions, Summary
 from eval.protocol.protocol import Protocol, find, fingerprint
 from eval.protocol.request import Request
-from eval.summaries.frechet import block_rows_of
+from eval.summaries.frechet import block_rows_of, with_error
 from eval.summaries.scores import kid_of, precision_of
 from hvdm.errors import RunError, UserError
 from hvdm.run.run import versions
@@ -90,11 +90,7 @@ def summarize(real: Table, generated: Table, options: MeasureOptions) -> Summary
     line = extrapolate(real_blocks, other_blocks) if options.extrapolate else None
     rows = block_rows_of([len(part) for part in a], NAME, found.left_out)
     return Summary(
-        values={NAME: found.value, **kid.values, **shares.values},
-        standard_error={NAME: found.standard_error, **kid.standard_error, **shares.standard_error},
-        debiased={NAME: found.debiased},
-        null_bias={NAME: found.null_bias},
-        interval={NAME: found.interval, **kid.interval, **shares.interval},
+        {NAME: with_error(found), **kid.measured, **shares.measured},
         warnings=(*((found.reason,) if found.reason else ()), *kid.warnings, *shares.warnings),
         details={
             "features": real.rows.shape[1],
@@ -151,8 +147,7 @@ def _features_result(
         "detector": None,
         "comparable": True,
         "comparable_with": None,
-        **{name: dict(getattr(summary, name)) for name in
-           ("values", "standard_error", "debiased", "null_bias", "interval")},
+        **summary.columns(),
         "warnings": list(summary.warnings),
         "generated": "features",
         "counts": {"clips": len(generated.rows), "real": len(real.rows), "asked": None},
@@ -161,4 +156,4 @@ def _features_result(
         "time": time.time(),
         "versions": versions(),
         **summary.details,
-    }  # fmt: skip
+    }

@@ -63,13 +63,7 @@ def _summary(plan: Plan, stores: Stores) -> Summary:
 
 def _joined(a: Summary, b: Summary) -> Summary:
     return Summary(
-        {**a.values, **b.values},
-        {**a.standard_error, **b.standard_error},
-        {**a.debiased, **b.debiased},
-        {**a.null_bias, **b.null_bias},
-        {**a.interval, **b.interval},
-        (*a.warnings, *b.warnings),
-        {**a.details, **b.details},
+        {**a.measured, **b.measured}, (*a.warnings, *b.warnings), {**a.details, **b.details}
     )
 
 
@@ -98,11 +92,7 @@ def _result(plan: Plan, stores: Stores, summary: Summary, seconds: float) -> dic
         "detector": detector.name if detector else None,
         "comparable": comparable,
         "comparable_with": None if comparable else wanted(plan.request, plan.protocol),
-        "values": dict(summary.values),
-        "standard_error": dict(summary.standard_error),
-        "debiased": dict(summary.debiased),
-        "null_bias": dict(summary.null_bias),
-        "interval": dict(summary.interval),
+        **summary.columns(),
         "warnings": [*plan.warnings, *_short(stores), *_duplicates(stores), *summary.warnings],
         "generated": plan.fields["generated"]["what"],
         "counts": {

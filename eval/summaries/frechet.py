@@ -10,7 +10,7 @@ import numpy as np
 from eval.blocks.extract import SHUFFLED
 from eval.blocks.feature_store import FeatureStore, Groups
 from eval.networks.detectors import FEATURES
-from eval.numbers.jackknife import Estimate, estimate, extrapolate, interval, jackknife
+from eval.numbers.jackknife import Estimate, estimate, extrapolate, jackknife
 from eval.numbers.statistics import (
     Floats,
     Moments,
@@ -19,7 +19,7 @@ from eval.numbers.statistics import (
     frechet_distance,
     null_bias,
 )
-from eval.protocol.kinds import MeasureOptions, Summary
+from eval.protocol.kinds import Measured, MeasureOptions, Summary
 from eval.protocol.protocol import Protocol
 
 
@@ -69,6 +69,16 @@ def measured(a: Side, b: Side, ddof: int) -> Estimate:
     return estimate(a.moments, b.moments, ddof, distance)
 
 
+def with_error(found: Estimate) -> Measured:
+    return Measured(
+        value=found.value,
+        standard_error=found.standard_error,
+        debiased=found.debiased,
+        null_bias=found.null_bias,
+        interval=found.interval,
+    )
+
+
 def summarize(
     protocol: Protocol, real: FeatureStore, generated: FeatureStore, options: MeasureOptions
 ) -> Summary:
@@ -84,11 +94,7 @@ def summarize(
         line = extrapolate(a.moments, b.moments, protocol.ddof)
         more["extrapolated"] = {name: line._asdict() if line else None}
     return Summary(
-        values={name: found.value},
-        standard_error={name: found.standard_error},
-        debiased={name: found.debiased},
-        null_bias={name: found.null_bias},
-        interval={name: found.interval},
+        {name: with_error(found)},
         warnings=_warnings(found.reason, whole, shuffled, floor),
         details={
             "features": whole.dimensions,
@@ -170,21 +176,14 @@ def _windows(protocol: Protocol, real: FeatureStore, generated: FeatureStore) ->
     assert a is not None
     value = float(np.mean([window.value for window in found]))
     left_out = np.mean([window.left_out for window in found], axis=0).tolist()
-    error, debiased = None, None
+    error, debiased, reason = None, None, found[0].reason
     if left_out:
         sizes = [a.moments[k].count for k in a.numbers]
         error, debiased = jackknife(value, left_out, sizes)
-    reason = found[0].reason
     debiased = None if reason else debiased
-    reach = None
-    if error is not None and debiased is not None:
-        reach = interval(debiased, error, len(left_out))
+    mean = Estimate(value, error, debiased, found[0].null_bias, left_out, reason)
     return Summary(
-        values={name: value},
-        standard_error={name: error},
-        debiased={name: debiased},
-        null_bias={name: found[0].null_bias},
-        interval={name: reach},
+        {name: with_error(mean)},
         warnings=(reason,) if reason else (),
         details={
             "features": fold(a.moments).dimensions,

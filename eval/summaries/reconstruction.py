@@ -13,7 +13,8 @@ from eval.blocks.tasks import SHOWN, Arrays, BlockJob, BlockTask, about
 from eval.clips.subject import Reconstructions, exact_arithmetic
 from eval.networks import lpips_distance
 from eval.numbers.metrics import psnr, ssim
-from eval.protocol.kinds import MeasureOptions, Summary
+from eval.numbers.statistics import Floats
+from eval.protocol.kinds import Measured, MeasureOptions, Summary
 from eval.protocol.protocol import Protocol
 
 MEASURES = ("psnr", "ssim", "lpips")
@@ -65,18 +66,19 @@ def summarize(protocol: Protocol, rows: FeatureStore, options: MeasureOptions) -
     names = [name for name in (*MEASURES, "exact_frames") if name in rows.layers()]
     numbers = list(range(rows.blocks))
     columns = {name: rows.rows(name, numbers) for name in names}
-    measures = [name for name in MEASURES if name in columns]
     table = zip(keys, *(columns[name].tolist() for name in names), strict=True)
     return Summary(
-        values={name: float(columns[name].mean()) for name in measures},
-        standard_error={
-            name: float(columns[name].std(ddof=1) / len(keys) ** 0.5) for name in measures
-        },
+        {name: _mean(columns[name]) for name in MEASURES if name in columns},
         details={
             "exact_frames": int(np.sum(columns["exact_frames"])),
             "clips": [_row(key, dict(zip(names, values))) for key, *values in table],
         },
     )
+
+
+def _mean(column: Floats) -> Measured:
+    spread = float(column.std(ddof=1) / len(column) ** 0.5)
+    return Measured(value=float(column.mean()), standard_error=spread)
 
 
 def _row(key: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from eval.numbers import similarity
 from eval.numbers.jackknife import interval, jackknife
 from eval.numbers.similarity import Scored, Subsets
 from eval.numbers.statistics import Floats
-from eval.protocol.kinds import MeasureOptions, Summary
+from eval.protocol.kinds import Measured, MeasureOptions, Summary
 from eval.protocol.protocol import Protocol
 from eval.summaries.frechet import Side, sides
 
@@ -39,23 +39,14 @@ def kid_of(real: list[Floats], generated: list[Floats]) -> Summary:
     subsets = similarity.kid(np.concatenate(real), np.concatenate(generated))
     scores = {"mmd2": similarity.mmd2(real, generated)}
     found = of_scores(scores, real, {"subsets": subsets._asdict()})
-    return _with(found, "kid", subsets, _subset_warning(subsets))
+    kid = Measured(value=subsets.value, standard_error=None)
+    return Summary({"kid": kid, **found.measured}, _subset_warning(subsets), found.details)
 
 
 def _subset_warning(subsets: Subsets) -> tuple[str, ...]:
     if subsets.size == similarity.SUBSET_SIZE:
         return ()
     return (f"subsets of {subsets.size} and not {similarity.SUBSET_SIZE}: too few samples",)
-
-
-def _with(found: Summary, name: str, subsets: Subsets, warnings: tuple[str, ...]) -> Summary:
-    return Summary(
-        values={name: subsets.value, **found.values},
-        standard_error={name: None, **found.standard_error},
-        interval=found.interval,
-        warnings=(*warnings, *found.warnings),
-        details=found.details,
-    )
 
 
 def precision(
@@ -97,14 +88,12 @@ def of_scores(scores: dict[str, Scored], groups: list[Floats], details: dict[str
         for k, value in enumerate(score.left_out)
     ]
     return Summary(
-        values={name: score.value for name, score in scores.items()},
-        standard_error={name: score.standard_error for name, score in scores.items()},
-        interval={name: _interval(score) for name, score in scores.items()},
+        {name: _with_interval(score) for name, score in scores.items()},
         details={"features": groups[0].shape[1], "blocks": blocks, **details},
     )
 
 
-def _interval(score: Scored) -> tuple[float, float] | None:
-    if score.standard_error is None:
-        return None
-    return interval(score.value, score.standard_error, len(score.left_out))
+def _with_interval(score: Scored) -> Measured:
+    error = score.standard_error
+    reach = None if error is None else interval(score.value, error, len(score.left_out))
+    return Measured(value=score.value, standard_error=error, interval=reach)
