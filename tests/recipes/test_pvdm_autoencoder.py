@@ -63,7 +63,7 @@ def test_parameter_counts_of_its_diffusion(width, parameters):
     with torch.device("meta"):
         stage = build(Config(), Given(clip))
         recipe = diffusion.build(diffusion.Config(width=width), Given(clip, {"first_stage": stage}))
-    assert recipe.coder.latent_shape == (4, 2048)
+    assert recipe.latent_shape == (4, 2048)
     assert count(recipe.trained["denoiser"]) == parameters
 
 
