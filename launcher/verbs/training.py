@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hvdm import building, opening
+from hvdm import building, opening, trust
 from hvdm import config as configs
 from hvdm.config import ClusterConfig, RunConfig
 from hvdm.data.schema import read_manifest
