@@ -1,55 +1,25 @@
 """What there is to shard: folders, globs, lists with captions and labels, known layouts."""
 
 import csv
-import hashlib
 import io
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from data_tools.items import PICTURES, VIDEOS, Item
+from data_tools.layouts import LAYOUTS, cifar_pixels
 from hvdm.data.schema import KEY
 from hvdm.errors import UserError, closest
 
-VIDEOS = (
-    ".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".gif",
-)  # fmt: skip
 OWN_FOLDERS = ("journal", "preview")
 """What lies in a data set's folder beside its splits."""
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One source. Its name is stable: where it lies may change, what it is called may not."""
-
-    name: str
-    path: str
-    kind: Literal["video", "frames", "image"]
-    label: int = -1
-    class_name: str | None = None
-    caption: str | None = None
-    split: str | None = None
-    members: tuple[str, ...] = ()
-    member: tuple[str, int] | None = None
-
-    @property
-    def key(self) -> str:
-        """A sample key: letters, digits, '_' and '-', the same for the same name."""
-        stem = self.name.rsplit(".", 1)[0]
-        plain = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in stem)
-        short = plain[-48:].lstrip("_-") or "x"
-        return f"{short}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}"
 
 
 def find(source: str, images: bool, layout: str | None = None) -> list[Item]:
     """The sources, sorted by name; a name that comes twice is refused."""
     if layout is not None:
-        from data_tools.layouts import LAYOUTS
-
         if layout not in LAYOUTS:
             raise UserError(f"layout={layout!r} is not known; {closest(layout, LAYOUTS)}")
         items: Iterable[Item] = LAYOUTS[layout](_existing(source))
@@ -170,8 +140,6 @@ def read_bytes(item: Item) -> bytes:
     """The file of a picture; one out of an archive becomes a PNG."""
     if item.member is None:
         return Path(item.path).read_bytes()
-    from data_tools.layouts import cifar_pixels
-
     return png(cifar_pixels(item.path, *item.member))
 
 
@@ -190,9 +158,3 @@ def changed(item: Item) -> tuple[int, int]:
     except OSError:
         return -1, -1
     return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
-
-
-def natural(path: Path) -> tuple[Any, ...]:
-    """Frames in the order of their numbers: 9 comes before 10."""
-    parts = re.findall(r"[0-9]+|[^0-9]+", path.stem)
-    return tuple((1, int(part)) if part.isdecimal() else (0, part) for part in parts)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_tools.finding import PICTURES, VIDEOS, Item, natural
+from data_tools.items import PICTURES, VIDEOS, Item, natural
 from hvdm.errors import UserError
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_tools.finding import Item, read_bytes
+from data_tools.finding import read_bytes
+from data_tools.items import Item
 from data_tools.settings import Settings
 from data_tools.shots import (
     Facts,

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from data_tools.finding import Item
+from data_tools.items import Item
 from data_tools.settings import Settings
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from data_tools import selection, summary
-from data_tools.finding import Item, changed, find
+from data_tools.finding import changed, find
+from data_tools.items import Item
 from data_tools.journal import Journal, read, remove_parts, write
 from data_tools.probe import PROBE_VERSION, probe
 from data_tools.selection import ClipPlan, Selection

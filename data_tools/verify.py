@@ -20,7 +20,7 @@ from hvdm.errors import RunError, UserError
 
 
 @dataclass(frozen=True)
-class Damage:
+class DamagedPart:
     """One thing that is wrong; the key is None where it is about a whole file."""
 
     split: str
@@ -38,7 +38,7 @@ class ShardReport:
     samples: int
     bytes: int
     frames: int = 0
-    damage: tuple[Damage, ...] = ()
+    damage: tuple[DamagedPart, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Report:
     folder: str
     decoded: bool
     shards: tuple[ShardReport, ...]
-    damage: tuple[Damage, ...] = ()
+    damage: tuple[DamagedPart, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -85,12 +85,12 @@ def verify(folder: str | Path, decode: bool = True, run: Run = map, quiet: bool 
     """Looks through a data set or one split of it; one shard is one job of `run`."""
     folder = Path(folder)
     jobs: list[VerifyJob] = []
-    damage: list[Damage] = []
+    damage: list[DamagedPart] = []
     for split in _split_folders(folder):
         try:
             manifest = read_manifest(split)
         except UserError as error:
-            damage.append(Damage(split.name, MANIFEST, None, str(error)))
+            damage.append(DamagedPart(split.name, MANIFEST, None, str(error)))
             continue
         damage += _doubles(split.name, manifest.shards) + _strangers(split, manifest.shards)
         jobs += [VerifyJob(str(split), split.name, shard, decode) for shard in manifest.shards]
@@ -117,16 +117,16 @@ def _has_data(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() or any(folder.glob("*.tar"))
 
 
-def _doubles(split: str, shards: tuple[Shard, ...]) -> list[Damage]:
+def _doubles(split: str, shards: tuple[Shard, ...]) -> list[DamagedPart]:
     counts = Counter(shard.name for shard in shards)
     twice = [name for name, count in counts.items() if count > 1]
-    return [Damage(split, name, None, "is in the manifest more than once") for name in twice]
+    return [DamagedPart(split, name, None, "is in the manifest more than once") for name in twice]
 
 
-def _strangers(folder: Path, shards: tuple[Shard, ...]) -> list[Damage]:
+def _strangers(folder: Path, shards: tuple[Shard, ...]) -> list[DamagedPart]:
     known = {shard.name for shard in shards}
     strange = sorted(path.name for path in folder.glob("*.tar") if path.name not in known)
-    return [Damage(folder.name, name, None, "is not in the manifest") for name in strange]
+    return [DamagedPart(folder.name, name, None, "is not in the manifest") for name in strange]
 
 
 def verify_shard(job: VerifyJob) -> ShardReport:
@@ -135,11 +135,11 @@ def verify_shard(job: VerifyJob) -> ShardReport:
     Without decoding, samples are looked at only where the shard's hash says that there is a reason.
     """
     frames = 0
-    damage = [Damage(job.split, job.shard.name, None, what) for what in _file_problems(job)]
+    damage = [DamagedPart(job.split, job.shard.name, None, what) for what in _file_problems(job)]
     for key, count, what in _samples(job, every=job.decode or bool(damage)):
         frames += count
         if what:
-            damage.append(Damage(job.split, job.shard.name, key, what))
+            damage.append(DamagedPart(job.split, job.shard.name, key, what))
     shard = job.shard
     tick(job.ticks, shard.samples, shard.bytes, len(damage))
     return ShardReport(job.split, shard.name, shard.samples, shard.bytes, frames, tuple(damage))
@@ -198,5 +198,5 @@ def _count(parts: dict[str, bytes]) -> int:
     return count
 
 
-def _where(damage: Damage) -> str:
+def _where(damage: DamagedPart) -> str:
     return "/".join(part for part in (damage.split, damage.shard, damage.key) if part)

@@ -1,6 +1,5 @@
 """Checks that need nothing but the standard library: versions, compiler, memory, disk, ports."""
 
-import fcntl
 import os
 import platform
 import re
@@ -18,8 +17,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from launcher.workers import reaching
+
 GIB = 2**30
-RAY_NOTE = Path("/tmp/ray/ray_current_cluster")
 RAY_PORTS = {6379: "ray start --head", 8265: "the dashboard, and hvdm submit", 10001: "Ray clients"}
 
 
@@ -261,7 +261,7 @@ def processes() -> Iterator[tuple[int, str]]:
 
 
 def ray_from_before() -> list[Line]:
-    lines = [*_dead_address(RAY_NOTE), *_leftovers(Path("/tmp"))]
+    lines = [*_dead_address(reaching.RAY_NOTE), *_leftovers(Path("/tmp"))]
     if os.environ.get("RAY_ADDRESS"):
         text = f"RAY_ADDRESS={os.environ['RAY_ADDRESS']}: cluster=existing goes there"
         lines.append(Line("ray from before", "warning", text, "unset RAY_ADDRESS if not meant"))
@@ -270,64 +270,21 @@ def ray_from_before() -> list[Line]:
 
 def _dead_address(note: Path) -> list[Line]:
     """Ray keeps the address of the cluster it started here, and believes it after a crash."""
-    try:
-        address = note.read_text().strip()
-    except OSError:
+    address = reaching.noted(note)
+    if address is None:
         return []
-    if not answers(address):
-        text = f"{note} names a cluster at {address}, and nobody answers there"
-        remedy = f"ray stop --force; rm {note}  (only cluster=existing looks at it)"
-        return [Line("ray from before", "warning", text, remedy)]
+    if not reaching.answers(address):
+        remedy = f"{reaching.remedy(note)}  (only cluster=existing looks at it)"
+        return [Line("ray from before", "warning", reaching.unanswered(note, address), remedy)]
     return [Line("ray from before", "ok", f"a cluster answers at {address} (cluster=existing)")]
-
-
-def answers(address: str, timeout_s: float = 5.0) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def silent_cluster(address: str, note: Path = RAY_NOTE) -> str | None:
-    """Why a running cluster cannot be joined; Ray itself would try for minutes."""
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", "auto")
-    if address == "auto":
-        dead = [line for line in _dead_address(note) if line.state == "warning"]
-        return f"{dead[0].text}; do `{dead[0].remedy.partition('  (')[0]}`" if dead else None
-    if "://" in address or answers(address):
-        return None
-    return f"nobody answers at {address}; start Ray there with `ray start --head`"
-
-
-SESSION_LOCK = "held"
-
-
-def sessions(folder: Path) -> list[Path]:
-    """Folders that commands of ours made for Ray."""
-    return sorted(folder.glob("hvdm-ray-*"))
-
-
-def is_held(session: Path) -> bool:
-    """By its lock: processes of other containers have numbers that say nothing here."""
-    try:
-        with open(session / SESSION_LOCK, "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 def _leftovers(folder: Path) -> list[Line]:
     """Session folders of ours that nobody holds: with processes that are left, or with none."""
     lines = []
     alive = list(processes())
-    for session in sessions(folder):
-        if is_held(session):
+    for session in reaching.sessions(folder):
+        if reaching.is_held(session):
             continue
         users = [(pid, command) for pid, command in alive if str(session) in command]
         orphans = [pid for pid, _ in users if parent(pid) == 1]

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from hvdm.config import ClusterConfig
 from hvdm.errors import RunError
 from hvdm.options import option
-from launcher.doctor import checks
-from launcher.workers import cluster
+from launcher.doctor.checks import GIB
+from launcher.workers import cluster, reaching
 
 Row = dict[str, Any]
 
@@ -29,7 +29,7 @@ class StatusOptions:
 def status(asked: StatusOptions) -> int:
     address, wanted = asked.address, asked.nodes
     until = time.monotonic() + asked.wait_s
-    while asked.wait_s and checks.silent_cluster(address) and time.monotonic() < until:
+    while asked.wait_s and reaching.silent_cluster(address) and time.monotonic() < until:
         time.sleep(0.5)
     with cluster.connected(ClusterConfig("existing", address=address)):
         rows = _waited_for(wanted, until)
@@ -58,7 +58,7 @@ def _row(node: dict[str, Any]) -> Row:
         "address": node["NodeManagerAddress"],
         "cpus": room.get("CPU", 0.0),
         "gpus": room.get("GPU", 0.0),
-        "memory_gib": round(room.get("memory", 0.0) / checks.GIB, 1),
+        "memory_gib": round(room.get("memory", 0.0) / GIB, 1),
     }
 
 

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 from hvdm import trust
 from hvdm.config import ClusterConfig
 from hvdm.errors import RunError, UserError
-from launcher.doctor import checks
-from launcher.workers import spares
+from launcher.workers import reaching, spares
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -67,11 +66,11 @@ def _folder() -> Iterator[str]:
     It is under /tmp whatever TMPDIR is: Ray's socket paths have to be short. Ray opens its own
     folder to everybody, so it lies in one that is not.
     """
-    for old in checks.sessions(Path("/tmp")):
-        if not checks.is_held(old):
+    for old in reaching.sessions(Path("/tmp")):
+        if not reaching.is_held(old):
             shutil.rmtree(old, ignore_errors=True)
     new = Path(tempfile.mkdtemp(prefix="hvdm-new-", dir="/tmp"))
-    with open(new / checks.SESSION_LOCK, "w") as lock:
+    with open(new / reaching.SESSION_LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         folder = new.rename(new.with_name(new.name.replace("new", f"ray-{os.getpid()}", 1)))
         try:
@@ -101,7 +100,7 @@ def _connect(ray: Any, cluster: ClusterConfig, folder: str | None) -> None:
         runtime["worker_process_setup_hook"] = spares.HOOK
     if cluster.name == "existing":
         options["address"] = cluster.address or "auto"
-        problem = checks.silent_cluster(options["address"])
+        problem = reaching.silent_cluster(options["address"])
         if problem:
             raise RunError(f"cluster=existing: {problem}, or use cluster=local")
     else:

@@ -14,8 +14,7 @@ from typing import Any
 from hvdm.config import ClusterConfig
 from hvdm.errors import RunError
 from hvdm.redaction import redacted
-from launcher.doctor import checks
-from launcher.workers import spares
+from launcher.workers import reaching, spares
 from launcher.workers.cluster import ray_module
 
 _RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
@@ -104,7 +103,7 @@ class _Head:
     def __call__(self) -> None:
         if time.monotonic() - self._looked < 1.0:
             return
-        answers = checks.answers(self._address, 1.0)
+        answers = reaching.answers(self._address, 1.0)
         self._looked = time.monotonic()
         if answers:
             self._heard = self._looked

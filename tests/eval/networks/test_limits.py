@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, IterableDataset
 from torch_fidelity import utils
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-import eval.networks.extractors  # noqa: F401  (registers the extractors)
+from eval.networks import extractors  # noqa: F401  (registers the extractors)
 from eval.numbers.statistics import frechet_distance, moments
 from hvdm import rng
 

@@ -12,6 +12,7 @@ import torch
 from launcher.arguments import call
 from launcher.doctor import checks, doctor, probing
 from launcher.doctor.checks import Line
+from launcher.workers import reaching
 
 
 def by_state(lines):
@@ -85,14 +86,14 @@ def test_a_cluster_that_is_not_there_is_refused_at_once(tmp_path, monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
-    assert f"nobody answers at {address}" in checks.silent_cluster(address)
+    assert f"nobody answers at {address}" in reaching.silent_cluster(address)
     (tmp_path / "note").write_text(address)
-    assert "ray stop --force; rm" in checks.silent_cluster("auto", tmp_path / "note")
-    assert checks.silent_cluster("auto", tmp_path / "none") is None
+    assert "ray stop --force; rm" in reaching.silent_cluster("auto", tmp_path / "note")
+    assert reaching.silent_cluster("auto", tmp_path / "none") is None
     with socket.socket() as there:
         there.bind(("127.0.0.1", 0))
         there.listen()
-        assert checks.silent_cluster(f"127.0.0.1:{there.getsockname()[1]}") is None
+        assert reaching.silent_cluster(f"127.0.0.1:{there.getsockname()[1]}") is None
 
 
 def test_a_session_folder_without_processes_is_left_over(tmp_path):
