@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_tools.verify import Damage, verify
+from data_tools.verify import DamagedPart, verify
 from data_tools.writer import Sample, write_shard
 from hvdm.data.schema import (
     DamagedSample,
@@ -144,7 +144,7 @@ def _replace_manifest(
     write_manifest(place, replace(before, samples=total, shards=shards, provenance=provenance))
 
 
-def _line(damage: Damage) -> str:
+def _line(damage: DamagedPart) -> str:
     where = damage.shard if damage.key is None else f"{damage.shard}/{damage.key}"
     return f"{damage.split}/{where}: {damage.what}"
 

@@ -6,15 +6,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from hvdm.checkpoint import checkpoint
+from hvdm.config import ClusterConfig, RunConfig
 from hvdm.events import read_lines
+from hvdm.run import run
+from launcher import compose
+from tests.support.ranks import Ranks
 
 pytestmark = pytest.mark.ray
 
@@ -60,64 +65,85 @@ def kill_all_once_saved(run: Path, *typed: str) -> None:
     psutil.wait_procs(family, timeout=30)
 
 
-def checkpoints(run: Path) -> dict[int, Any]:
-    listed = json.loads(hvdm("checkpoint", "list", f"run={run}", "--json"))
-    return {row["step"]: row["sha256"] for row in listed}
+def hashes(run: Path) -> Any:
+    return checkpoint.hashes(checkpoint.choose(run, None))
 
 
-@pytest.mark.parametrize(
-    "where",
-    [
-        pytest.param(["cluster=inline"], id="1 worker"),
-        pytest.param(["cluster=local", "cluster.workers=3", "engine=deepspeed"], id="3 workers"),
-    ],
-)
-def test_killed_at_step_four_and_started_again(
-    where: list[str], shapes: Path, tmp_path: Path
-) -> None:
-    """Ten steps straight; four, SIGKILL of all processes, the same command again."""
-    typed = ["train", SIXTH, f"data.path={shapes}", "steps=10", "checkpoint.every=20", *where]
-    hvdm(*typed, f"run={tmp_path}/straight")
-    kill_all_once_saved(tmp_path / "killed", *typed, f"run={tmp_path}/killed")
-    hvdm(*typed, f"run={tmp_path}/killed")
-    a, b = checkpoints(tmp_path / "straight"), checkpoints(tmp_path / "killed")
-    assert a[10] == b[10]
-    assert set(a[10]["velocity"]) == {"weights", "optimizer", "ema"}
-    events = read_lines(tmp_path / "killed/events.jsonl")
+def _train(config: RunConfig) -> None:
+    """In a rank process."""
+    sys.path.append(str(ROOT / "tests/sixth"))
+    run.train(config, sinks=())
+
+
+def killed_and_started_again(folder: Path, shapes: Path, *where: str) -> list[str]:
+    """Four of ten steps, SIGKILL of all processes, the same command again; gives what was typed."""
+    typed = [SIXTH, f"data.path={shapes}", "steps=10", "checkpoint.every=20", *where]
+    kill_all_once_saved(folder, "train", *typed, f"run={folder}")
+    hvdm("train", *typed, f"run={folder}")
+    return typed
+
+
+def straight(folder: Path, typed: list[str], ranks: Ranks) -> Any:
+    """Hashes of the same run undisturbed, on ranks that are there already."""
+    path = str(ROOT / typed[0].removeprefix("config="))
+    config = compose.run_config(path, [*typed[1:], f"run={folder}"])
+    inline = ClusterConfig("inline", workers=ranks.world)
+    ranks.run(_train, replace(config, cluster=inline))
+    return hashes(folder)
+
+
+def assert_it_is(run: Path, undisturbed: Any) -> None:
+    assert hashes(run) == undisturbed
+    assert set(undisturbed["velocity"]) == {"weights", "optimizer", "ema"}
+    events = read_lines(run / "events.jsonl")
     (resumed,) = [e["step"] for e in events if e["event"] == "resumed"]
     assert 4 <= resumed < 10
 
 
+def test_killed_at_step_four_and_started_again(
+    shapes: Path, tmp_path: Path, one_rank: Ranks
+) -> None:
+    typed = killed_and_started_again(tmp_path / "killed", shapes, "cluster=inline")
+    assert_it_is(tmp_path / "killed", straight(tmp_path / "straight", typed, one_rank))
+
+
 @pytest.fixture(scope="module")
-def sixth(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    run = tmp_path_factory.mktemp("sixth") / "run"
-    where = ["cluster=local", "cluster.workers=2", "engine=deepspeed", "engine.zero=3"]
-    typed = ["train", SIXTH, f"data.path={shapes}", f"run={run}", *where]
-    hvdm(*typed, "steps=4")
-    assert "resumed: step=4" in hvdm(*typed, "steps=8")
-    yield run
+def sixth(
+    shapes: Path, tmp_path_factory: pytest.TempPathFactory, three_ranks: Ranks
+) -> tuple[Path, Any]:
+    """The run on three workers, killed and started again, and what it should have become."""
+    folder = tmp_path_factory.mktemp("sixth")
+    where = ["cluster=local", "cluster.workers=3", "engine=deepspeed", "engine.zero=3"]
+    typed = killed_and_started_again(folder / "run", shapes, *where)
+    return folder / "run", straight(folder / "straight", typed, three_ranks)
 
 
-def test_a_sixth_family_trains_and_resumes(sixth: Path) -> None:
+def test_killed_on_three_workers_and_started_again(sixth: tuple[Path, Any]) -> None:
+    assert_it_is(*sixth)
+
+
+def test_a_sixth_family_trains_and_resumes(sixth: tuple[Path, Any]) -> None:
     """One module and one YAML beside the project; nothing in it was changed for them."""
-    assert max(checkpoints(sixth)) == 8
-    losses = [row["velocity/loss"] for row in read_lines(sixth / "metrics.jsonl")]
-    assert len(losses) == 8 and losses[-1] < losses[0]
+    run, _ = sixth
+    listed = json.loads(hvdm("checkpoint", "list", f"run={run}", "--json"))
+    assert max(row["step"] for row in listed) == 10
+    losses = {row["step"]: row["velocity/loss"] for row in read_lines(run / "metrics.jsonl")}
+    assert losses[10] < losses[1]
 
 
-def test_a_sixth_family_samples(sixth: Path, tmp_path: Path) -> None:
-    answer = json.loads(hvdm("sample", f"run={sixth}", "count=3", f"out={tmp_path}", "--json"))
+def test_a_sixth_family_samples(sixth: tuple[Path, Any], tmp_path: Path) -> None:
+    answer = json.loads(hvdm("sample", f"run={sixth[0]}", "count=3", f"out={tmp_path}", "--json"))
     assert {Path(p).suffix for p in answer["files"]} >= {".mp4", ".gif", ".png"}
     assert all(Path(p).stat().st_size > 100 for p in answer["files"])
 
 
-def test_a_sixth_family_is_evaluated(sixth: Path) -> None:
-    typed = ["evaluate", f"run={sixth}", "protocol=fvd/tf-reference@1", "detector=untrained"]
+def test_a_sixth_family_is_evaluated(sixth: tuple[Path, Any]) -> None:
+    typed = ["evaluate", f"run={sixth[0]}", "protocol=fvd/tf-reference@1", "detector=untrained"]
     result = json.loads(hvdm(*typed, "workers=2", "--json"))
     assert result["values"]["fvd"] > 0 and result["comparable"] is False
     assert Path(result["path"]).is_file()
 
 
-def test_a_sixth_family_has_its_report(sixth: Path) -> None:
-    hvdm("report", f"run={sixth}")
-    assert "velocity" in (sixth / "report.html").read_text()
+def test_a_sixth_family_has_its_report(sixth: tuple[Path, Any]) -> None:
+    hvdm("report", f"run={sixth[0]}")
+    assert "velocity" in (sixth[0] / "report.html").read_text()
