@@ -17,7 +17,7 @@ from launcher import compose
 from launcher.demo import children
 from launcher.demo.quality import DETECTOR, DISTANCE, RECONSTRUCTION, Figure, figures
 from launcher.progress import Progress
-from launcher.verbs.runs import DemoOptions
+from launcher.run_options import DemoOptions
 from launcher.workers.follow import Tail
 
 WORKERS = ("cluster=local", "cluster.workers=2", "engine=deepspeed", "engine.zero=1")

@@ -15,7 +15,7 @@ from hvdm.errors import RunError, UserError, closest
 from hvdm.options import gathered, option
 from launcher import compose, paths
 from launcher.arguments import overrides
-from launcher.verbs.runs import KEYS, NAME
+from launcher.run_options import KEYS, NAME
 from launcher.workers.cluster import ray_module
 
 T = TypeVar("T")

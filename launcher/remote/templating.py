@@ -18,7 +18,7 @@ from hvdm.errors import UserError, closest
 from hvdm.options import gathered, option
 from launcher import compose
 from launcher.arguments import overrides
-from launcher.verbs.runs import KEYS, NAME
+from launcher.run_options import KEYS, NAME
 
 FILES = {"slurm": "slurm.sh", "kuberay": "kuberay.yaml", "vm": "vm.yaml"}
 

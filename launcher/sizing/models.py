@@ -17,7 +17,7 @@ from hvdm.errors import UserError
 from hvdm.recipe import Batch, Context, Recipe, group_of
 from launcher import compose
 from launcher.arguments import overrides
-from launcher.verbs.runs import ModelsOptions
+from launcher.run_options import ModelsOptions
 
 
 def models(asked: ModelsOptions) -> int:

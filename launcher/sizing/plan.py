@@ -15,9 +15,9 @@ from hvdm.recipe import Recipe
 from hvdm.train import optim
 from launcher import compose
 from launcher.arguments import overrides
+from launcher.run_options import PlanOptions
 from launcher.sizing import footprint
 from launcher.sizing.footprint import Step
-from launcher.verbs.runs import PlanOptions
 
 GIB = 2**30
 STAGES = (0, 1, 2, 3)

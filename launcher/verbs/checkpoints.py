@@ -10,7 +10,8 @@ from hvdm.config import Samples
 from hvdm.errors import UserError
 from hvdm.options import gathered, option
 from launcher.arguments import overrides
-from launcher.verbs.runs import RUN, run_folder
+from launcher.run_options import RUN
+from launcher.verbs.runs import run_folder
 
 if TYPE_CHECKING:
     from hvdm.checkpoint.checkpoint import Checkpoint

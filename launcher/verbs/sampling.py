@@ -24,7 +24,7 @@ from hvdm.opening import Opened
 from hvdm.options import told
 from hvdm.recipe import Picture, SampleKind, SampleRequest
 from launcher.progress import Progress
-from launcher.verbs.runs import SampleOptions
+from launcher.run_options import SampleOptions
 from launcher.workers import cluster
 
 MOST_SHOWN = 32
