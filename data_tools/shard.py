@@ -18,7 +18,7 @@ from data_tools.journal import Journal, read, remove_parts, write
 from data_tools.probe import PROBE_VERSION, probe
 from data_tools.selection import ClipPlan, Selection
 from data_tools.settings import TOOL_VERSION, Settings
-from data_tools.tally import Tally
+from data_tools.tally import Census
 from data_tools.ticks import shown, tick
 from data_tools.transcode import sample_parts
 from data_tools.writer import Sample, shard_name, write_shard
@@ -241,7 +241,7 @@ def _is_written(job: Writing) -> bool:
 def write_clips(job: Writing) -> None:
     """One shard, and then its journal entry."""
     lost: list[dict[str, Any]] = []
-    tally = Tally()
+    tally = Census()
     path = Path(job.folder) / shard_name(job.number)
     shard = write_shard(path, _samples(job, lost, tally))
     write(
@@ -255,7 +255,7 @@ def write_clips(job: Writing) -> None:
     )
 
 
-def _samples(job: Writing, lost: list[dict[str, Any]], tally: Tally) -> Iterable[Sample]:
+def _samples(job: Writing, lost: list[dict[str, Any]], tally: Census) -> Iterable[Sample]:
     for clip in job.clips:
         try:
             parts = child.call(sample_parts, clip, job.settings, limit_s=job.settings.limit_s)

@@ -12,7 +12,7 @@ from typing import Any
 
 from data_tools.journal import Journal
 from data_tools.settings import Settings
-from data_tools.tally import Tally
+from data_tools.tally import Census
 from hvdm.data.decode import CannotDecode
 from hvdm.data.facts import real, whole
 from hvdm.data.fields import about_of
@@ -61,7 +61,7 @@ def stats(folder: str | Path) -> dict[str, Any]:
 
 def _of_split(folder: Path, journal: Journal | None = None) -> dict[str, Any]:
     manifest = read_manifest(folder)
-    tally = Tally()
+    tally = Census()
     for shard in manifest.shards:
         tally.merge(_told(journal, folder, manifest, shard) or _tally_of(folder, shard))
     size = sum(shard.bytes for shard in manifest.shards)
@@ -84,7 +84,7 @@ def _told(
 
 
 def _tally_of(folder: Path, shard: Shard) -> dict[str, Any]:
-    tally = Tally()
+    tally = Census()
     for about in facts(folder, shard):
         tally.add(about)
     return tally.as_json()

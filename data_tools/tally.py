@@ -7,7 +7,7 @@ from typing import Any
 COUNTED = ("sources", "frames", "motion", "sizes", "classes")
 
 
-class Tally:
+class Census:
     """How often each value was met, and how long the clips are together."""
 
     def __init__(self) -> None:

@@ -80,9 +80,9 @@ def config(asked: ConfigOptions) -> int:
 
 
 def sample(asked: SampleOptions) -> int:
-    from launcher.verbs import sampling
+    from launcher.verbs import samples
 
-    return sampling.sample(asked)
+    return samples.sample(asked)
 
 
 def plan(asked: PlanOptions) -> int:

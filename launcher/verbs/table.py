@@ -21,7 +21,7 @@ _ALL = (
     ("cluster status", "the nodes of a running cluster, and what they have",
      "launcher.remote.status:status"),
     ("sample", "draws samples from a run: films, images, meshes, …, and a sheet of them",
-     f"{_RUNS}:sample", "launcher.verbs.sampling:kinds_help"),
+     f"{_RUNS}:sample", "launcher.verbs.samples:kinds_help"),
     ("evaluate", "measures a run, or clips from anywhere, under named protocols",
      f"{_EVALUATION}:evaluate"),
     ("compare", "two evaluation results side by side; refuses unequal protocols",
