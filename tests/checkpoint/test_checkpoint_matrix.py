@@ -12,7 +12,7 @@ from hvdm.checkpoint import checkpoint
 from hvdm.config import RunConfig
 from hvdm.events import Reporter
 from hvdm.run import run
-from launcher.verbs.checkpoints import difference
+from launcher.verbs.distance import difference
 from tests.support.ranks import Ranks
 from tests.support.toys import ADAMW, run_config
 from tests.train.test_engines import engine

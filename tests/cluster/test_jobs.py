@@ -12,7 +12,7 @@ import pytest
 
 from hvdm.run import run
 from launcher import compose
-from launcher.verbs.checkpoints import difference
+from launcher.verbs.distance import difference
 from launcher.workers import stop_file
 from tests.cluster import hosts
 from tests.paced import paced

@@ -17,7 +17,7 @@ from hvdm.run import run
 from launcher import compose
 from launcher.cli import main
 from launcher.sizing import footprint
-from launcher.verbs.checkpoints import difference
+from launcher.verbs.distance import difference
 from tests.support.ranks import Ranks
 
 FAMILIES = ("two_nets", "codebook", "pair", "adapter")

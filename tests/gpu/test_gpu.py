@@ -12,7 +12,7 @@ from hvdm.config import ClusterConfig, EngineConfig, RunConfig
 from hvdm.events import read_lines
 from hvdm.nets.attention import attention, backend
 from hvdm.recipe import Noise, SampleRequest
-from launcher.verbs.checkpoints import difference
+from launcher.verbs.distance import difference
 from tests.nets.test_attention import inputs, plain
 from tests.run.test_resume import last_hashes, train
 from tests.support.toys import ADAMW, run_config

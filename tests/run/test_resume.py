@@ -68,7 +68,7 @@ def test_every_engine_reads_what_the_others_wrote(
     for i, (ranks, stage) in enumerate(ways, start=1):
         config = replace(straight, run=str(tmp_path / "relay"), steps=2 * i)
         ranks.run(train, replace(config, engine=engine(stage)))
-    from launcher.verbs.checkpoints import difference
+    from launcher.verbs.distance import difference
 
     for row in difference(f"{tmp_path}/straight", f"{tmp_path}/relay").values():
         assert row["of_travel"] <= 1e-5, row

@@ -11,7 +11,7 @@ from hvdm import opening
 from hvdm.config import EngineConfig
 from hvdm.nets.blocks import channels_last
 from hvdm.run import run
-from launcher.verbs.checkpoints import difference
+from launcher.verbs.distance import difference
 from tests.run.test_resume import last_hashes, train
 from tests.support.ranks import Ranks
 from tests.support.toys import ADAMW, run_config

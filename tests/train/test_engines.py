@@ -9,7 +9,7 @@ import torch
 from hvdm.checkpoint import checkpoint
 from hvdm.config import EngineConfig
 from hvdm.run import run
-from launcher.verbs.checkpoints import difference
+from launcher.verbs.distance import difference
 from tests.support.ranks import Ranks
 from tests.support.toys import ADAMW, run_config
 

@@ -60,7 +60,7 @@ def test_a_sample_that_is_not_finite_skips_the_step_on_all_ranks(
 def test_a_skip_is_the_same_run_with_every_engine(
     stage: int, one_rank: Ranks, two_ranks: Ranks, shapes: Path, tmp_path: Path
 ) -> None:
-    from launcher.verbs.checkpoints import difference
+    from launcher.verbs.distance import difference
 
     config = replace(flow(tmp_path / "a", shapes, spoiled=(7,)), steps=4)
     one_rank.run(train, config)
@@ -100,7 +100,7 @@ def test_noise_by_rank_is_found_by_the_equality_of_world_sizes(
     one_rank: Ranks, two_ranks: Ranks, shapes: Path, tmp_path: Path
 ) -> None:
     """The control for every equality above: the wrong way to draw noise does not pass."""
-    from launcher.verbs.checkpoints import difference
+    from launcher.verbs.distance import difference
 
     for wrong in (False, True):
         config = flow(tmp_path / f"a{wrong}", shapes, noise_by_rank=wrong)

@@ -11,7 +11,7 @@ from hvdm import config as configs
 from hvdm.config import ClusterConfig, RunConfig
 from hvdm.run import run
 from launcher import compose
-from launcher.verbs.checkpoints import difference
+from launcher.verbs.distance import difference
 from launcher.workers import group as groups
 from tests.whole.spoiling import train_each
 
