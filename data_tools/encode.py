@@ -4,8 +4,7 @@ The latents of one set of weights mean nothing to another, so the hash of the we
 manifest, and training refuses a manifest that other weights made.
 """
 
-import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,52 +14,67 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_tools.summary import split_folders
-from data_tools.ticks import shown, tick
-from data_tools.writer import Sample, commit_folder, part_folder, write_shard
+from data_tools.derive import Run, derive
 from hvdm import config as configs
 from hvdm import opening
 from hvdm.checkpoint import checkpoint
 from hvdm.data import child
 from hvdm.data.clips import ClipSpec, Frames, resize
-from hvdm.data.decode import CannotDecode
+from hvdm.data.derivation import saved
 from hvdm.data.fields import LATENT_SUFFIX, about_of, media_frames
-from hvdm.data.schema import (
-    VERSION,
-    DamagedSample,
-    Manifest,
-    Shard,
-    canonical,
-    manifest_hash,
-    read_manifest,
-    write_manifest,
-)
-from hvdm.data.shards import ShardReader
+from hvdm.data.schema import Sample, canonical
 from hvdm.errors import UserError
 from hvdm.recipe import Coder, as_batch, to_model
 
-Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+FACTS = ("label", "class", "caption", "source", "motion")
+"""What a latent's json keeps of its clip's."""
 
 
-@dataclass(frozen=True)
-class FrozenStage:
-    """A frozen first stage, by run and step, and what its weights are."""
+@dataclass
+class Latents:
+    """Of clips of the first stage's length; `stride` frames from one to the next, or as many."""
 
-    run: str
-    step: int
-    weights: str
+    first_stage: str
+    stride: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.stride is not None and self.stride < 1:
+            raise UserError(f"stride={self.stride} is below 1")
+        run, step = opening.split_reference(self.first_stage)
+        opening.trusted_config(run)
+        # One step for all workers, also where the run goes on meanwhile.
+        self.first_stage = f"{run.absolute()}@{checkpoint.choose(run, step).step}"
 
-@dataclass(frozen=True)
-class EncodeJob:
-    """One shard of clips to encode."""
+    @property
+    def weights(self) -> str:
+        return opening.hash_of_run(self.first_stage)
 
-    source: str
-    folder: str
-    number: int
-    stage: FrozenStage
-    stride: int | None
-    ticks: str
+    def identity(self) -> dict[str, Any]:
+        """Opens the networks, so that what is no autoencoder is refused before work begins."""
+        opened, _ = _opened(self.first_stage)
+        return {
+            "generator": "encode",
+            "first_stage": {"weights": self.weights, "step": opened.step},
+            "arguments": {"stride": self.stride},
+        }
+
+    def samples(self, key: str, parts: Mapping[str, bytes]) -> Iterator[Sample]:
+        spec = configs.take(ClipSpec, _opened(self.first_stage)[0].config.data)
+        about = about_of(parts)
+        frames = child.call(_small, parts, spec.height, spec.width)
+        starts = range(0, len(frames) - spec.span + 1, self.stride or spec.span)
+        if not starts:
+            raise UserError(
+                f"{key} has {len(frames)} frames, the first stage's clips need {spec.span}; "
+                "shard with a larger min_frames"
+            )
+        for start in starts:
+            clip = np.ascontiguousarray(frames[start : start + spec.span : spec.stride])
+            facts = {name: about[name] for name in FACTS if name in about}
+            facts |= {"clip": key, "start": start}
+            own = key if len(starts) == 1 else f"{key}-{start:04d}"
+            latent = _latent(self.first_stage, torch.from_numpy(clip)[None])
+            yield Sample(own, {LATENT_SUFFIX: latent, "json": canonical(facts)})
 
 
 def encode(
@@ -71,91 +85,9 @@ def encode(
     run: Run = map,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """One shard of latents for each shard of clips; `stride` frames from one latent to the next."""
-    out = Path(out)
-    if out.exists():
-        raise UserError(f"{out} exists; give another out=DIR, or remove it")
-    if stride is not None and stride < 1:
-        raise UserError(f"stride={stride} is below 1")
-    stage = stage_of(first_stage)
-    _opened(stage)
-    folders = split_folders(Path(source))
-    part = part_folder(out)
-    ticks = part / "progress.lines"
-    jobs = [
-        EncodeJob(
-            str(folder.absolute()), str(part / folder.name), number, stage, stride, str(ticks)
-        )
-        for folder in folders
-        for number in range(len(read_manifest(folder).shards))
-    ]
-    for folder in folders:
-        (part / folder.name).mkdir()
-    with shown(ticks, "encoded shards", len(jobs), quiet):
-        shards = iter(list(run(encode_shard, jobs)))
-    counts = {folder.name: _finish(part, folder, stage, stride, shards) for folder in folders}
-    commit_folder(part, out)
-    return {"folder": str(out), "clips": counts, "weights": stage.weights}
-
-
-def stage_of(reference: str) -> FrozenStage:
-    run, step = opening.split_reference(reference)
-    opening.trusted_config(run)
-    found = checkpoint.choose(run, step)
-    return FrozenStage(str(run.absolute()), found.step, configs.digest(checkpoint.hashes(found)))
-
-
-def _finish(
-    part: Path, folder: Path, stage: FrozenStage, stride: int | None, shards: Iterator[Shard]
-) -> int:
-    before = read_manifest(folder)
-    written = tuple(next(shards) for _ in before.shards)
-    provenance = {
-        "generator": "encode",
-        "version": 1,
-        "from": manifest_hash(before),
-        "first_stage": {"weights": stage.weights, "step": stage.step},
-        "arguments": {"stride": stride},
-    }
-    total = sum(shard.samples for shard in written)
-    manifest = Manifest(VERSION, before.split, total, written, provenance)
-    write_manifest(part / folder.name, manifest)
-    return total
-
-
-def encode_shard(job: EncodeJob) -> Shard:
-    manifest = read_manifest(job.source)
-    name = manifest.shards[job.number].name
-    shard = write_shard(Path(job.folder) / name, _samples(job, manifest))
-    tick(job.ticks, shard.samples, shard.bytes)
-    return shard
-
-
-def _samples(job: EncodeJob, manifest: Manifest) -> Iterator[Sample]:
-    reader = ShardReader(job.source, manifest)
-    spec = configs.take(ClipSpec, _opened(job.stage)[0].config.data)
-    for index in range(manifest.shards[job.number].samples):
-        key, parts = reader.key(job.number, index), reader.sample(job.number, index)
-        try:
-            about = about_of(parts)
-            frames = child.call(_small, parts, spec.height, spec.width)
-        except (CannotDecode, child.Failed) as error:
-            raise DamagedSample(manifest.shards[job.number].name, key, str(error)) from None
-        starts = _starts(len(frames), spec, job.stride)
-        if not starts:
-            raise UserError(
-                f"{key} has {len(frames)} frames, the first stage's clips need {spec.span}; "
-                "shard with a larger min_frames"
-            )
-        for start in starts:
-            clip = np.ascontiguousarray(frames[start : start + spec.span : spec.stride])
-            facts: dict[str, Any] = {
-                k: about[k] for k in ("label", "class", "caption", "source", "motion") if k in about
-            }
-            facts |= {"clip": key, "start": start}
-            own = key if len(starts) == 1 else f"{key}-{start:04d}"
-            latent = _latent(job.stage, torch.from_numpy(clip)[None])
-            yield Sample(own, {LATENT_SUFFIX: latent, "json": canonical(facts)})
+    """The latents of all clips, as a data set."""
+    latents = Latents(first_stage, stride)
+    return {**derive(source, out, latents, run, quiet), "weights": latents.weights}
 
 
 def _small(parts: dict[str, bytes], height: int, width: int) -> Frames:
@@ -163,26 +95,20 @@ def _small(parts: dict[str, bytes], height: int, width: int) -> Frames:
     return np.concatenate([resize(one[None], height, width) for one in media_frames(parts)])
 
 
-def _starts(total: int, spec: ClipSpec, stride: int | None) -> list[int]:
-    return list(range(0, total - spec.span + 1, stride or spec.span))
-
-
 @lru_cache(maxsize=1)
-def _opened(stage: FrozenStage) -> tuple[opening.Opened, Coder]:
-    """In each process once; the weights have to be those of the manifest."""
-    opened = opening.open_run(f"{stage.run}@{stage.step}")
+def _opened(reference: str) -> tuple[opening.Opened, Coder]:
+    """In each process once."""
+    opened = opening.open_run(reference)
     coder = opened.recipe.coder
     if coder is None:
-        raise UserError(f"first_stage={stage.run} has no encoder: name the run of an autoencoder")
+        raise UserError(f"first_stage={reference} has no encoder: name the run of an autoencoder")
     return opened, coder
 
 
 @torch.no_grad()
-def _latent(stage: FrozenStage, video: Tensor) -> bytes:
+def _latent(reference: str, video: Tensor) -> bytes:
     """One clip at a time under fixed threads, so that equal clips give equal bytes."""
-    opened, coder = _opened(stage)
+    opened, coder = _opened(reference)
     torch.set_num_threads(opened.config.engine.threads)
     latent = coder.encode(opened.nets, as_batch(to_model(video)))[0].float().numpy()
-    file = io.BytesIO()
-    np.save(file, latent.astype(np.float32))
-    return file.getvalue()
+    return saved(latent.astype(np.float32))

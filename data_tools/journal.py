@@ -1,4 +1,4 @@
-"""What a sharding job has finished: an entry appears whole, after what it speaks of.
+"""What a job on a data set has finished: an entry appears whole, after what it speaks of.
 
 journal/job.json               what was asked for
 journal/probes/ab/ab….json     what was found in a source
@@ -23,6 +23,12 @@ class Journal:
     def __init__(self, out: Path) -> None:
         self.folder = out / "journal"
 
+    def refuse_strangers(self, maker: str) -> None:
+        """A folder of something else is not written into."""
+        out = self.folder.parent
+        if out.is_dir() and any(out.iterdir()) and not self.folder.is_dir():
+            raise UserError(f"{out} exists and was not made by `{maker}`; give another out=DIR")
+
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """One job at a time; the kernel lets go when the process dies."""
@@ -32,7 +38,7 @@ class Journal:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
-                    f"another job is sharding into {self.folder.parent}; wait for it or stop it"
+                    f"another job is writing into {self.folder.parent}; wait for it or stop it"
                 ) from None
             yield
 

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from data_tools.summary import split_folders
 from data_tools.ticks import shown, tick
-from data_tools.writer import Sample, commit_folder, part_folder, shard_name, write_shard
+from data_tools.writer import commit_folder, part_folder, shard_name, write_shard
 from hvdm.data.schema import (
     VERSION,
     Manifest,
+    Sample,
     Shard,
     manifest_hash,
     read_index,

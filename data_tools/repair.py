@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.verify import DamagedPart, verify
-from data_tools.writer import Sample, write_shard
+from data_tools.writer import write_shard
 from hvdm.data.schema import (
     DamagedSample,
     Entry,
     Manifest,
+    Sample,
     Shard,
     atomic_write,
     index_bytes,

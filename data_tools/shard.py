@@ -19,15 +19,16 @@ from data_tools.probe import PROBE_VERSION, probe
 from data_tools.selection import ClipPlan, Selection
 from data_tools.settings import TOOL_VERSION, Settings
 from data_tools.tally import Census
-from data_tools.ticks import shown, tick
+from data_tools.ticks import TICKS, shown, tick
 from data_tools.transcode import sample_parts
-from data_tools.writer import Sample, shard_name, write_shard
+from data_tools.writer import shard_name, write_shard
 from hvdm.data import child
 from hvdm.data.fields import about_of
 from hvdm.data.schema import (
     MANIFEST,
     VERSION,
     Manifest,
+    Sample,
     Shard,
     read_manifest,
     write_manifest,
@@ -35,7 +36,6 @@ from hvdm.data.schema import (
 from hvdm.data.shards import size_problem
 from hvdm.errors import RunError, UserError
 
-TICKS = "progress.lines"
 TOGETHER = 128
 """Pictures in one probing job; videos have one each."""
 
@@ -76,7 +76,7 @@ def shard(
     out = Path(out).absolute()
     items = find(source, settings.mode == "images", layout)
     journal = Journal(out)
-    _refuse_strangers(out)
+    journal.refuse_strangers("hvdm data shard")
     with journal.claimed():
         journal.same_job({**settings.as_json(), "layout": layout, "tool": TOOL_VERSION})
         new = _new_items(items, journal.done())
@@ -84,11 +84,6 @@ def shard(
             _shard_part(out, journal, new, settings, run, quiet)
             remove_parts(out)
         return summary.write(out, settings, fresh=len(new))
-
-
-def _refuse_strangers(out: Path) -> None:
-    if out.is_dir() and any(out.iterdir()) and not (out / "journal").is_dir():
-        raise UserError(f"{out} exists and was not made by `hvdm data shard`; give another out=DIR")
 
 
 def _new_items(items: Sequence[Item], done: Sequence[dict[str, Any]]) -> list[Item]:

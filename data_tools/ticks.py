@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TextIO
 
 PERIOD = 0.5
+TICKS = "progress.lines"
+"""Their file, in the journal of a job."""
 
 
 def tick(path: str | Path | None, clips: int = 0, size: int = 0, failures: int = 0) -> None:

@@ -4,15 +4,15 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from webdataset.writer import TarWriter
 
 from hvdm.data.schema import (
     KEY,
     Entry,
+    Sample,
     Shard,
     atomic_write,
     index_bytes,
@@ -21,13 +21,6 @@ from hvdm.data.schema import (
     sync_folder,
 )
 from hvdm.errors import UserError
-
-
-class Sample(NamedTuple):
-    """A key and its parts by suffix, such as `mp4` and `json`."""
-
-    key: str
-    parts: Mapping[str, bytes]
 
 
 def shard_name(number: int) -> str:

@@ -34,18 +34,23 @@ from hvdm.train.engine import Engine, LocalEngine
 def recipe_module(name: str) -> ModuleType:
     """`family.stage` under hvdm.recipes, or the full name of a module of the user's own."""
     for candidate in (f"hvdm.recipes.{name}", name):
-        try:
-            module = importlib.import_module(candidate)
-        except ModuleNotFoundError as error:
-            if not error.name or not candidate.startswith(error.name):
-                raise
-        else:
+        if module := imported(candidate):
             check_has(module, f"recipe={name}", OF_MODULE)
             return module
     raise UserError(
         f"recipe={name!r} is no module: expected FAMILY.STAGE under hvdm/recipes, "
         "or the name of a module that Python can import"
     )
+
+
+def imported(name: str) -> ModuleType | None:
+    """The module of this name, where there is one; what fails inside of it fails."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not error.name or not name.startswith(error.name):
+            raise
+        return None
 
 
 def clip_of(config: RunConfig) -> Clip:

@@ -164,9 +164,10 @@ def key_of(config: RunConfig, stage: str) -> str:
 
 def stage_hashes(config: RunConfig) -> dict[str, str]:
     """Of each run below, its weights."""
-    return {name: _hash_of(reference) for name, reference in runs_below(config).items()}
+    return {name: hash_of_run(reference) for name, reference in runs_below(config).items()}
 
 
-def _hash_of(reference: str) -> str:
+def hash_of_run(reference: str) -> str:
+    """Of its weights."""
     run, step = split_reference(reference)
     return configs.digest(checkpoint.hashes(checkpoint.choose(run, step)))

@@ -78,7 +78,7 @@ def _home(key: str, options: Sequence[Told]) -> Told:
     for one in options:
         if one.gathers is None and one.name == key:
             return one
-    for one in options:
+    for one in sorted(options, key=lambda one: one.gathers == ()):  # who takes all comes last
         if one.gathers == () or one.gathers and key.split(".")[0] in one.gathers:
             return one
     known = [name for one in options for name in one.gathers or (one.name,)]

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.synthetic.rendering import CLASSES, render
-from data_tools.writer import Sample, commit_folder, part_folder, shard_name, write_shard
+from data_tools.writer import commit_folder, part_folder, shard_name, write_shard
 from hvdm import rng
 from hvdm.data.dissimilarity import dissimilarity
 from hvdm.data.schema import (
     VERSION,
     Manifest,
+    Sample,
     Shard,
     canonical,
     read_manifest,

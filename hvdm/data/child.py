@@ -108,9 +108,13 @@ def call(function: Callable[..., T], *arguments: Any, limit_s: float | None = No
     return _own.child.call(function, *arguments, limit_s=limit_s or LIMIT_S)
 
 
-def _serve(pipe: Connection) -> None:
-    # Killed with the parent, even from within a decoder that loops.
+def end_with_parent() -> None:
+    """This process is killed with its parent, even from within a decoder that loops."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _serve(pipe: Connection) -> None:
+    end_with_parent()
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     while True:
         try:

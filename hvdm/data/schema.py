@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hvdm.data.store import Absent, Store, open_store
 from hvdm.errors import RunError, UserError
@@ -35,6 +35,13 @@ class DamagedSample(RunError):
 
     def __reduce__(self) -> tuple[type["DamagedSample"], tuple[str, str, str]]:
         return DamagedSample, (self.shard, self.key, self.reason)
+
+
+class Sample(NamedTuple):
+    """A key and its parts by suffix, such as `mp4` and `json`."""
+
+    key: str
+    parts: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)

@@ -229,6 +229,29 @@ def diff(asked: SharedSamplesOptions) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeriveOptions(Shared):
+    kind: str = option(
+        about="latents, or a derivation of a family or of a module of your own",
+        shown="latents|FAMILY.NAME|MODULE:NAME", example="latents", word=True,
+    )  # fmt: skip
+    path: str = option(about="the data set", shown="DIR", example=FOLDER, word=True)
+    out: str = option(about="where to", shown="DIR", example="datasets/derived")
+    keys: Mapping[str, str] = gathered("what the kind takes", "KEY=VALUE")
+    examples: ClassVar = (
+        "data derive latents datasets/shapes out=datasets/latents first_stage=runs/autoencoder",
+        "data derive my.module:Flow datasets/shapes out=datasets/flow workers=2",
+    )
+
+
+def derive(asked: DeriveOptions) -> int:
+    from data_tools import derive as deriver
+
+    derivation = configs.parse(deriver.kind_of(asked.kind), asked.keys)
+    made = deriver.derive(asked.path, asked.out, derivation, asked.executor(), quiet=asked.json)
+    return _tell(asked.json, made, _made(made))
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncodeOptions(Shared):
     path: str = option(about="the data set", shown="DIR", example=FOLDER, word=True)
     out: str = option(about="where to", shown="DIR", example="datasets/latents")

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from hvdm import trust
 from hvdm.config import ClusterConfig
+from hvdm.data import child
 from hvdm.errors import RunError, UserError
 from launcher.workers import reaching, spares
 
@@ -194,11 +195,11 @@ def _as_they_come(
 
 
 def over_processes(workers: int) -> Executor:
-    """Fresh processes on this machine, without Ray; they stay for the next call."""
+    """Fresh processes on this machine, without Ray; they stay for the next call, never longer."""
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
     if workers == 1:
         return in_process
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), child.end_with_parent)
     return lambda function, items: list(pool.map(function, items))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools.encode import encode, stage_of
+from data_tools.encode import Latents, encode
 from data_tools.rearrange import reshard
 from data_tools.verify import verify
 from hvdm import building, identity, opening
@@ -43,7 +43,7 @@ def test_latents_are_what_the_first_stage_gives(
     made = encode(shapes, tmp_path / "latents", stage.run)
     assert made["clips"] == {"train": 40, "test": 12} and verify(tmp_path / "latents", False).ok
     manifest = read_manifest(tmp_path / "latents/train")
-    assert manifest.provenance["first_stage"]["weights"] == stage_of(stage.run).weights
+    assert manifest.provenance["first_stage"]["weights"] == Latents(stage.run).weights
     opened = opening.open_run(stage.run)
     spec, facts = ClipSpec(8, 16, 16), (label(8), number("motion"))
     with Loader(tmp_path / "latents/train", spec, fields=(latent(), *facts)) as latents:
