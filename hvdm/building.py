@@ -151,6 +151,7 @@ def build_loader(config: RunConfig, split: str, fields: Sequence[Field] = ()) ->
         options=configs.take(ReadOptions, data),
         key_log=Path(config.run) / "logs" / "keys" if data.log_keys else None,
         fields=fields or fields_of(config),
+        beside=[join(path, split) for path in data.beside],
     )
 
 

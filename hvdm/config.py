@@ -41,6 +41,7 @@ class DataConfig:
     turn: float = 0.0
     short: Literal["refuse", "pad"] = "refuse"
     mix: Mapping[str, Any] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
     threads: int = 2
     ahead: int = 2
     pool: Literal["threads", "processes"] = "threads"

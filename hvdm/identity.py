@@ -17,6 +17,7 @@ from hvdm.opening import read_config, stage_hashes
 FREE_DATA_KEYS = {
     "path",
     "mix",
+    "beside",
     "threads",
     "ahead",
     "log_keys",
@@ -66,13 +67,13 @@ def _config_before(run: Path) -> RunConfig | None:
 
 def check_latents(config: RunConfig, loader: Loader) -> None:
     """Latents of other weights than the first stage's would train a model of something else."""
-    for source in loader.sources:
-        made_by = source.manifest.provenance.get("first_stage", {}).get("weights")
+    for place, manifest in loader.manifests.items():
+        made_by = manifest.provenance.get("first_stage", {}).get("weights")
         if made_by is None:
             continue
         if made_by not in (own := stage_hashes(config)).values():
             raise UserError(
-                f"the latents under {config.data.path} were made by weights {made_by[:12]}, "
+                f"the latents under {place} were made by weights {made_by[:12]}, "
                 f"first_stage={config.first_stage} has "
                 f"{', '.join(weights[:12] for weights in own.values()) or 'none'}; encode them "
                 "anew with `hvdm data encode`, or name the first stage that made them"

@@ -9,8 +9,9 @@ from hvdm.config import flat
 from hvdm.data.store import is_remote
 
 KEYS = ("run", "first_stage", "init", "data.path", "data.cache", "checkpoint.path")
-MIX, STAGES, WEIGHTS = "data.mix", "stages", "_weights"
-"""Data sets by weight, runs by name, and what keys of the model end with that are files."""
+MIX, BESIDE, STAGES, WEIGHTS = "data.mix", "data.beside", "stages", "_weights"
+"""Data sets by weight, a list of them, runs by name, and how keys of the model that are files end.
+"""
 
 CONFIGS = Path(str(resources.files("configs")))
 """Run configs are in runs/FAMILY: a folder named as a key is a group to Hydra, so not run/."""
@@ -42,9 +43,14 @@ def _made_whole(key: str, value: Any) -> Any:
         return {whole(path): weight for path, weight in (value or {}).items()}
     if key in KEYS or key.startswith(f"{STAGES}."):
         return whole(value)
-    if key.startswith("model.") and key.endswith(WEIGHTS):
+    if _is_list(key):
         return whole(value) if isinstance(value, str) else [whole(path) for path in value or ()]
     return made_whole(value, f"{key}.") if isinstance(value, Mapping) else value
+
+
+def _is_list(key: str) -> bool:
+    """One path, or several."""
+    return key == BESIDE or key.startswith("model.") and key.endswith(WEIGHTS)
 
 
 def typed(config: Mapping[str, Any]) -> Iterator[str]:
@@ -57,5 +63,5 @@ def typed(config: Mapping[str, Any]) -> Iterator[str]:
             continue
         if key in KEYS or key.startswith(f"{STAGES}."):
             yield f"{key}={value}"
-        if key.startswith("model.") and key.endswith(WEIGHTS):
+        if _is_list(key):
             yield f"{key}={value if isinstance(value, str) else '[' + ','.join(value) + ']'}"

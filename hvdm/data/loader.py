@@ -55,7 +55,8 @@ class Substitution(NamedTuple):
 class Loader:
     """Reads a split, such as `DIR/train`, or several by weight. Close it to stop its workers.
 
-    Rows have these fields, the video where none are named.
+    Rows have these fields, the video where none are named, also of splits that were derived of
+    those and lie `beside`.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Loader:
         options: ReadOptions | None = None,
         key_log: Path | None = None,
         fields: Sequence[Field] = (),
+        beside: Sequence[str] = (),
     ) -> None:
         if threads < 0 or ahead < 0:
             raise UserError(f"threads and ahead are at least 0, got {threads}, {ahead}")
@@ -77,9 +79,11 @@ class Loader:
         check_decoder(self.options.decoder)
         weights = dict(folder) if isinstance(folder, Mapping) else {str(folder): 1.0}
         self.seed, self.ahead = seed, ahead
-        self._reading = _reading(spec, tuple(fields) or (video(spec),), seed, self.options)
+        reading = _reading(spec, tuple(fields) or (video(spec),), seed, self.options)
+        self._reading = replace(reading, beside=tuple(beside))
         reader = ContainedReader if self.options.pool == "processes" else SplitReader
         self.sources = [reader(path, self._reading, i) for i, path in enumerate(weights)]
+        _check_beside(beside, self.sources)
         self.mixture = Mixture(list(weights.values()), seed)
         self.orders = [_order(source, seed, lanes, window) for source in self.sources]
         self._pool = DecoderPool(threads, self.sources)
@@ -92,6 +96,14 @@ class Loader:
     def manifest(self) -> Manifest:
         """Of the data set, or of the first one in a mixture."""
         return self.sources[0].manifest
+
+    @property
+    def manifests(self) -> dict[str, Manifest]:
+        """Of all that is read, by its place."""
+        readers = {one.place: one.reader for one in self.sources}
+        for source in self.sources:
+            readers |= source.beside
+        return {place: reader.manifest for place, reader in readers.items()}
 
     @property
     def _patience(self) -> float | None:
@@ -130,6 +142,8 @@ class Loader:
                 manifest_hash(source.manifest): share
                 for source, share in zip(self.sources, self.mixture.shares, strict=True)
             }
+        if beside := [one for source in self.sources for one in source.beside.values()]:
+            own["beside"] = sorted(manifest_hash(one.manifest) for one in beside)
         return own
 
     # Rows
@@ -282,6 +296,15 @@ def _reading(spec: ClipSpec, fields: tuple[Field, ...], seed: int, options: Read
 
 
 _READING_KEYS = ("decoder", "timeout_s", "outage_s", "cache", "cache_gb", "stall_s")
+
+
+def _check_beside(places: Sequence[str], sources: Sequence[SplitReader]) -> None:
+    for place in places:
+        if not any(place in source.beside for source in sources):
+            raise UserError(
+                f"{place} was not derived of {' or '.join(one.place for one in sources)} as it is "
+                "now: derive it anew with `hvdm data derive`, or leave it out of data.beside"
+            )
 
 
 def _order(source: SplitReader, seed: int, lanes: int, window: int) -> DrawOrder:

@@ -13,10 +13,10 @@ from hvdm.data.clips import ClipSpec, Values
 from hvdm.data.decode import CannotDecode
 from hvdm.data.facts import whole
 from hvdm.data.fields import Field, RawSample, about_of, present
-from hvdm.data.schema import DamagedSample, Manifest, read_manifest
+from hvdm.data.schema import DamagedSample, Manifest, manifest_hash, read_manifest
 from hvdm.data.shards import ShardReader
 from hvdm.data.store import OUTAGE_S, Cache, Unreachable, open_store
-from hvdm.errors import RunError
+from hvdm.errors import RunError, UserError
 
 
 class Row(NamedTuple):
@@ -49,6 +49,7 @@ class Reading:
     cache: str | None = None
     cache_gb: float = 100.0
     stall_s: float = 300.0
+    beside: tuple[str, ...] = ()
 
 
 @dataclass
@@ -66,25 +67,49 @@ class Damage:
 
 
 class SplitReader:
-    """One split of one data set; `number` is its place in a mixture."""
+    """One split of a data set, with what was derived of it; `number` is its place in a mixture."""
 
     def __init__(self, folder: str | Path, reading: Reading, number: int = 0) -> None:
         self.reading, self.number, self.place = reading, number, str(folder)
-        store = open_store(folder, reading.timeout_s, reading.outage_s)
-        self.manifest: Manifest = read_manifest(store)
-        cache = Cache(reading.cache, int(reading.cache_gb * 1e9)) if reading.cache else None
-        self.reader = ShardReader(store, self.manifest, cache)
+        self.reader = _shards(folder, reading)
+        self.manifest: Manifest = self.reader.manifest
+        derived = {place: _shards(place, reading) for place in reading.beside}
+        own = manifest_hash(self.manifest)
+        self.beside = {
+            place: reader
+            for place, reader in derived.items()
+            if reader.manifest.provenance.get("from") == own
+        }
         self.known = Damage()
 
     def row(self, shard: int, sample: int, draw: int, shuffled: bool) -> Row:
         """The sample as it is; damage is an error."""
         name, key = self.manifest.shards[shard].name, self.reader.key(shard, sample)
-        parts = self.reader.sample(shard, sample)
+        parts = self._parts(shard, sample, key)
         random = self._generators(draw) if shuffled else None
         try:
             return self._decoded(parts, f"{name}/{key}", draw, random)
         except (CannotDecode, MemoryError, TypeError, ValueError) as error:
             raise DamagedSample(name, key, str(error) or type(error).__name__) from error
+
+    def _parts(self, shard: int, sample: int, key: str) -> dict[str, bytes]:
+        """The sample's own, and those that were derived of it."""
+        parts = self.reader.sample(shard, sample)
+        for place, reader in self.beside.items():
+            number = reader.find(shard, key)
+            if number is None:
+                raise UserError(
+                    f"{place} has no sample {key!r} beside the one of {self.place}: derive them "
+                    "anew with `hvdm data derive`, one of each key, or leave it out of data.beside"
+                )
+            more = reader.sample(shard, number)
+            if twice := sorted(parts.keys() & more.keys() - {"json"}):
+                raise UserError(
+                    f"{place} has {twice[0]} of {key!r}, which is there already: leave one of the "
+                    "two out of data.beside"
+                )
+            parts = {**more, **parts}
+        return parts
 
     def row_or_substitute(self, shard: int, sample: int, draw: int) -> tuple[Row, list[Unreadable]]:
         """The sample, or the next of its shard that can be read, and what could not."""
@@ -136,6 +161,12 @@ class SplitReader:
         if timed and spec.short == "pad":
             values["mask"] = (np.arange(spec.frames) < len(seen)).astype(np.float32)
         return Row(values, name, draw)
+
+
+def _shards(folder: str | Path, reading: Reading) -> ShardReader:
+    store = open_store(folder, reading.timeout_s, reading.outage_s)
+    cache = Cache(reading.cache, int(reading.cache_gb * 1e9)) if reading.cache else None
+    return ShardReader(store, read_manifest(store), cache)
 
 
 def _total(timed: Field, raw: RawSample) -> int:

@@ -78,6 +78,7 @@ class ShardReader:
         if self.store.local is not None:
             check_sizes(self.store.local, manifest.shards)
         self._index = lru_cache(maxsize=INDICES_KEPT)(self._read_index)
+        self._numbers = lru_cache(maxsize=INDICES_KEPT)(self._numbers_of)
 
     def _read_index(self, shard: int) -> tuple[Entry, ...]:
         found = self.manifest.shards[shard]
@@ -92,6 +93,14 @@ class ShardReader:
 
     def key(self, shard: int, index: int) -> str:
         return self._index(shard)[index].key
+
+    def find(self, shard: int, key: str) -> int | None:
+        """The number of a sample within its shard; None where it has no such one."""
+        return self._numbers(shard).get(key)
+
+    def _numbers_of(self, shard: int) -> dict[str, int]:
+        entries = self._index(shard) if shard < len(self.manifest.shards) else ()
+        return {entry.key: number for number, entry in enumerate(entries)}
 
     def sample(self, shard: int, index: int) -> dict[str, bytes]:
         """The parts of a sample by suffix, such as `mp4` and `json`."""

@@ -245,9 +245,12 @@ class DeriveOptions(Shared):
 
 def derive(asked: DeriveOptions) -> int:
     from data_tools import derive as deriver
+    from hvdm import opening
 
-    derivation = configs.parse(deriver.kind_of(asked.kind), asked.keys)
-    made = deriver.derive(asked.path, asked.out, derivation, asked.executor(), quiet=asked.json)
+    run = asked.executor()
+    with opening.kept(asked.keys.get("first_stage")):
+        derivation = configs.parse(deriver.kind_of(asked.kind), asked.keys)
+        made = deriver.derive(asked.path, asked.out, derivation, run, quiet=asked.json)
     return _tell(asked.json, made, _made(made))
 
 

@@ -79,8 +79,9 @@ def test_every_path_is_whole_and_no_address_is_changed(tmp_path: Path) -> None:
     config = compose.run_config(
         YAML,
         ["run=r", "init=a@3", "data.cache=~/c", "data.mix={more:2}", "checkpoint.path=s3://b/c",
-         "data.path=https://host/set"],
+         "data.path=https://host/set", "data.beside=[flow,s3://b/d]"],
     )  # fmt: skip
+    assert config.data.beside == (f"{tmp_path}/flow", "s3://b/d")
     assert config.run == f"{tmp_path}/r" and config.init == f"{tmp_path}/a@3"
     assert config.data.cache == f"{Path.home()}/c" and config.data.path == "https://host/set"
     assert config.data.mix == {f"{tmp_path}/more": 2} and config.checkpoint.path == "s3://b/c"
