@@ -75,10 +75,12 @@ class ModelsOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
+    name: str = option("hvdm", "a demo, or the path of a YAML file", shown="NAME", word=True)
     out: str | None = option(
-        None, "where to; default runs/demo. What is there already is used", shown="DIR"
-    )
+        None, "where to; default as its file says: runs/demo. What is there already is used",
+        shown="DIR",
+    )  # fmt: skip
     steps: int | None = option(None, "train the models for N steps only", least=1)
     clips: int | None = option(None, "evaluate N clips only", least=1)
     json: bool = option(False, "figures and where everything lies; progress goes to stderr")
-    examples: ClassVar = ("demo", "demo out=/tmp/demo", "demo out=/tmp/quick steps=4 clips=4")
+    examples: ClassVar = ("demo", "demo hvdm out=/tmp/demo", "demo out=/tmp/quick steps=4 clips=4")

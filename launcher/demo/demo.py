@@ -1,11 +1,13 @@
-"""`hvdm demo`: from nothing to moving pictures and a number, in a few minutes on two CPU cores."""
+"""`hvdm demo`: the stages of a demo's file one by one, then its figures and its last screen."""
 
 import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from hvdm import opening
@@ -14,92 +16,70 @@ from hvdm.config import RunConfig, plain
 from hvdm.errors import UserError
 from hvdm.events import duration
 from launcher import compose
-from launcher.demo import children
-from launcher.demo.quality import DETECTOR, DISTANCE, RECONSTRUCTION, Figure, figures
+from launcher.arguments import overrides, parse, read
+from launcher.demo import children, demos
+from launcher.demo.demos import DemoFile, DemoStage
+from launcher.demo.quality import Figure, figures
 from launcher.progress import Progress
-from launcher.run_options import DemoOptions
+from launcher.run_options import DemoOptions, SampleOptions
+from launcher.verbs.evaluation import EvaluateOptions
+from launcher.verbs.runs import TrainOptions
+from launcher.verbs.samples import folder_of, order_of
 from launcher.workers.follow import Tail
 
-WORKERS = ("cluster=local", "cluster.workers=2", "engine=deepspeed", "engine.zero=1")
-CLIPS = ("train=512", "test=64", "workers=2")
-SAMPLES = 16
-SMALL_STEPS = (
-    "batch=4", "micro_batch=4", "samples=6656",
-    "optimizer.lr=1.5e-3", "optimizer.warmup=256", "optimizer.decay=[256,6656]",
-)  # fmt: skip
-"""So early in training steps count, not samples: the same PSNR in less time than the config's."""
 MAY_CHANGE = (
     "cluster", "engine", "log", "checkpoint", "first_stage_config", "resume", "may_change",
     "stages_config", "from_data", "from_data_of",
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class DemoStage:
-    """A verb with its arguments; `ready` says what is there already, or nothing."""
-
-    title: str
-    verb: tuple[str, ...]
-    ready: Callable[[], str | None]
-    run: Path | None = None
-
-
 @dataclass
 class Demo:
+    file: DemoFile
     out: Path
-    steps: int | None
-    clips: int | None
+    stages: list[DemoStage]
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
-    def data(self) -> Path:
-        return self.out / "shapes"
+    def reports(self) -> list[Path]:
+        runs = [Path(stage.run) for stage in self.stages if stage.verb[0] == "report"]
+        return [run / "report.html" for run in runs]
 
     @property
-    def autoencoder(self) -> Path:
-        return self.out / "autoencoder"
+    def samples(self) -> list[SampleOptions]:
+        return [sampling(stage) for stage in self.stages if stage.ready == "sampled"]
 
-    @property
-    def diffusion(self) -> Path:
-        return self.out / "diffusion"
+    def told(self, text: str, samples: Path) -> str:
+        """Lines of the last screen."""
+        known = {"out": _short(self.out), **({"samples": _short(samples)} if self.samples else {})}
+        return indent(demos.fill(text.rstrip(), known), "  ")
 
-    def stages(self) -> list[DemoStage]:
-        sample = ("sample", f"run={self.diffusion}", f"count={SAMPLES}")
-        return [
-            DemoStage("clips", ("data", "synthetic", f"out={self.data}", *CLIPS), lambda: None),
-            self._training("autoencoder", self.autoencoder, *SMALL_STEPS),
-            self._training("diffusion", self.diffusion, f"first_stage={self.autoencoder}"),
-            DemoStage("samples", sample, self._sampled),
-            self._evaluation("reconstruction", self.autoencoder, RECONSTRUCTION),
-            self._evaluation("distance", self.diffusion, DISTANCE, f"detector={DETECTOR}"),
-            *(DemoStage("report", ("report", f"run={run}"), lambda: None) for run in self.runs),
-        ]
 
-    def _evaluation(self, name: str, run: Path, protocol: str, *more: str) -> DemoStage:
-        """A job of its own on Ray, which reads the run's checkpoint."""
-        clips = [f"clips={self.clips}"] if self.clips else []
-        verb = ("evaluate", f"run={run}", f"protocol={protocol}", *more, *clips, "workers=2")
-        return DemoStage(f"evaluation of {name}", verb, lambda: evaluated(run, protocol))
+def planned(asked: DemoOptions, path: Path) -> Demo:
+    file = demos.read(path)
+    out = Path(asked.out or file.out).expanduser().absolute()
+    given = {"steps": asked.steps, "clips": asked.clips}
+    names = {key: str(value) if value else None for key, value in given.items()}
+    names |= {"out": str(out), "here": str(path.parent)}
+    return Demo(file, out, [stage.filled(names) for stage in file.stages])
 
-    @property
-    def runs(self) -> tuple[Path, Path]:
-        return (self.autoencoder, self.diffusion)
 
-    def _training(self, name: str, run: Path, *more: str) -> DemoStage:
-        config = f"tiny/hvdm_{name}"
-        steps = [f"steps={self.steps}"] if self.steps else []
-        overrides = [f"run={run}", f"data.path={self.data}", *more, *WORKERS, *steps]
-        wanted = compose.run_config(config, overrides)
-        verb = ("train", f"config={config}", *overrides)
-        return DemoStage(name, verb, lambda: trained(wanted), run)
+# What is there already
 
-    def films(self) -> list[Path]:
-        step = checkpoint.choose(self.diffusion, None).step
-        folder = self.diffusion / "samples" / f"step-{step:08d}"
-        return [folder / f"seed-0-{i:04d}.mp4" for i in range(SAMPLES)]
 
-    def _sampled(self) -> str | None:
-        return f"{SAMPLES} films" if all(film.is_file() for film in self.films()) else None
+def readiness(stage: DemoStage) -> Callable[[], str | None]:
+    """A wrong key or config of its verb is said here, before minutes are spent."""
+    given = parse(stage.verb[1:])
+    match stage.ready:
+        case "trained":
+            asked = read(TrainOptions, given)
+            return partial(trained, compose.run_config(asked.config, overrides(asked.keys)))
+        case "sampled":
+            return partial(sampled, sampling(stage))
+        case "evaluated":
+            return partial(evaluated, Path(stage.run), read(EvaluateOptions, given).protocol)
+        case "none":
+            return lambda: None
 
 
 def trained(config: RunConfig) -> str | None:
@@ -128,19 +108,40 @@ def evaluated(run: Path, protocol: str) -> str | None:
     return None
 
 
+def sampling(stage: DemoStage) -> SampleOptions:
+    return read(SampleOptions, parse(stage.verb[1:]))
+
+
+def drawn(asked: SampleOptions) -> list[Path]:
+    """The sheet of these samples, and each of them in the first format that is asked for."""
+    opened = opening.open_run(asked.run)
+    order, folder = order_of(asked, opened), folder_of(asked, opened)
+    names = [f"{order.name(draw)}.{order.written[0]}" for draw in range(order.count)]
+    return [order.sheet(folder), *(folder / name for name in names)]
+
+
+def sampled(asked: SampleOptions) -> str | None:
+    _, *files = drawn(asked)
+    kind = "films" if files[0].suffix == ".mp4" else "samples"
+    return f"{len(files)} {kind}" if all(file.is_file() for file in files) else None
+
+
 # The verb
 
 
 def demo(asked: DemoOptions) -> int:
-    out = Path(asked.out or "runs/demo").expanduser().absolute()
-    made = Demo(out, asked.steps, asked.clips)
+    with demos.blaming(path := demos.path_of(asked.name)):
+        made = planned(asked, path)
+        measures = figures(made.file.figures)
+        stages = [(stage, readiness(stage)) for stage in made.stages]
+        made.told(made.file.made + made.file.next, made.out)
     began = time.monotonic()
     progress = Progress(sys.stderr if asked.json else sys.stdout)
     _write_test(made.out)
     with children.keeping_house():
-        for number, stage in enumerate(all_stages := made.stages(), start=1):
-            _do(made, stage, f"{number}/{len(all_stages)} {stage.title}", progress)
-    found = figures(made.autoencoder, made.diffusion, made.films())
+        for number, (stage, ready) in enumerate(stages, start=1):
+            _do(made, stage, ready(), f"{number}/{len(stages)} {stage.title}", progress)
+    found = [measure(made.out) for measure in measures]
     answer = _answer(made, found, time.monotonic() - began)
     (made.out / "demo.json").write_text(json.dumps(answer, indent=1) + "\n")
     print(json.dumps(answer, indent=1) if asked.json else _last_screen(made, answer))
@@ -160,9 +161,8 @@ def _write_test(out: Path) -> None:
         ) from None
 
 
-def _do(made: Demo, stage: DemoStage, title: str, progress: Progress) -> None:
+def _do(made: Demo, stage: DemoStage, ready: str | None, title: str, progress: Progress) -> None:
     began = time.monotonic()
-    ready = stage.ready()
     if ready:
         progress.done(title, f"there already ({ready})")
         return
@@ -175,10 +175,10 @@ def _do(made: Demo, stage: DemoStage, title: str, progress: Progress) -> None:
 
 def _watcher(stage: DemoStage, progress: Progress) -> Callable[[str], None]:
     """What a training says in its metrics, or else the newest line of the verb."""
-    if stage.run is None:
+    progress.say(stage.says)
+    if stage.ready != "trained":
         return progress.say
-    metrics = Tail(stage.run / "metrics.jsonl")
-    progress.say("starting Ray, two workers, DeepSpeed (its operator is built once: a minute)")
+    metrics = Tail(Path(stage.run) / "metrics.jsonl")
 
     def watch(line: str) -> None:
         rows = metrics.rows()
@@ -192,44 +192,32 @@ def _watcher(stage: DemoStage, progress: Progress) -> Callable[[str], None]:
 
 
 def _answer(made: Demo, found: list[Figure], seconds: float) -> dict[str, Any]:
+    sheet = drawn(made.samples[0])[0] if made.samples else None
     return {
         "out": str(made.out),
         "seconds": round(seconds, 1),
         "stages": made.seconds,
         "figures": [asdict(figure) for figure in found],
         "met": all(figure.met for figure in found),
-        "reports": [str(run / "report.html") for run in made.runs],
-        "samples": str(made.films()[0].with_name("seed-0-sheet.png")),
+        "reports": [str(report) for report in made.reports],
+        "samples": str(sheet) if sheet else None,
     }
 
 
 def _last_screen(made: Demo, answer: dict[str, Any]) -> str:
     sign = {True: "met    ", False: "NOT MET"}
-    figures_told = [f"  {sign[row['met']]} {row['text']}" for row in answer["figures"]]
+    samples = Path(answer["samples"] or "").parent
     return "\n".join(
         [
             "",
             f"Done in {duration(answer['seconds'])}. In {_short(made.out)} there are now:",
-            f"  clips as shards         {_short(made.data)}",
-            f"  an autoencoder          {_short(made.autoencoder)}",
-            f"  a diffusion model       {_short(made.diffusion)}",
-            f"  {SAMPLES} films made by it     {_short(Path(answer['samples']).parent)}",
-            f"  two reports             {_short(made.diffusion)}/report.html  <- open it",
-            f"                          {_short(made.autoencoder)}/report.html",
+            made.told(made.file.made, samples),
             "",
             "What the numbers say:",
-            *figures_told,
+            *(f"  {sign[row['met']]} {row['text']}" for row in answer["figures"]),
             "",
             "Try next:",
-            f"  hvdm sample run={_short(made.diffusion)} count=8 seed=1",
-            f"  hvdm sample run={_short(made.diffusion)} what=image image=photo.jpg",
-            f"  hvdm sample run={_short(made.diffusion)} what=dynamics motion=slow,fast",
-            f"  hvdm sample run={_short(made.diffusion)} what=long frames=128 count=2",
-            "  hvdm plan config=tiny/hvdm_diffusion gpus=8 gpu=h100",
-            "  hvdm train config=tiny/hvdm_autoencoder data.path="
-            f"{_short(made.data)} run=runs/mine model.width=96",
-            f"  hvdm checkpoint list run={_short(made.diffusion)}",
-            "  hvdm --help",
+            made.told(made.file.next, samples),
         ]
     )
 

@@ -1,5 +1,6 @@
-"""Whether the demo's models learned: three figures beside baselines that need no learning."""
+"""Whether a demo's models learned: figures beside baselines that need no learning."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from hvdm import building, opening
+from hvdm.checkpoint import checkpoint
+from hvdm.config import parse
 from hvdm.data.decode import decode_all
 from hvdm.data.fields import video
-from hvdm.errors import RunError
+from hvdm.errors import RunError, UserError, closest
 
-RECONSTRUCTION, DISTANCE, DETECTOR = "reconstruction@1", "fvd/tf-reference@1", "untrained"
-GAIN_DB, NEARER, STILLEST, WILDEST = 2.0, 0.5, 0.5, 2.0
 BLUR = 1 / 16
 """Standard deviation of the blur, as a share of the shorter side: 2 pixels of 32."""
 
@@ -27,15 +28,12 @@ class Figure:
     values: dict[str, float]
 
 
-def figures(autoencoder: Path, diffusion: Path, samples: list[Path]) -> list[Figure]:
-    """From the evaluations of both runs, the held-out clips, and the sampled films."""
-    with torch.no_grad():
-        real = held_out(autoencoder)
-        return [
-            _reconstruction(autoencoder, real),
-            _distance(diffusion, real),
-            _motion(real, samples),
-        ]
+def figures(told: Mapping[str, Mapping[str, Any]]) -> list[Callable[[Path], Figure]]:
+    """By name, with their arguments; each is then asked for of the demo's folder."""
+    for name in told:
+        if name not in FIGURES:
+            raise UserError(f"figures.{name} is not known; {closest(name, FIGURES)}")
+    return [parse(FIGURES[name], given, f"figures.{name}") for name, given in told.items()]
 
 
 def held_out(run: Path) -> Tensor:
@@ -58,23 +56,34 @@ def _measured(run: Path, protocol: str) -> dict[str, Any]:
 # How near the reconstructions are
 
 
-def _reconstruction(run: Path, real: Tensor) -> Figure:
-    from eval.numbers.metrics import psnr
+@dataclass(frozen=True)
+class ReconstructionGain:
+    run: str
+    protocol: str
+    least_db: float
 
-    coder = opening.open_run(run).recipe.coder
-    assert coder is not None
-    latent = torch.Size(coder.latent_shape).numel()
-    small, values = thumbnail_size(real, latent)
-    ours = _measured(run, RECONSTRUCTION)["values"]["psnr"]
-    theirs = float(psnr(real, thumbnails(real, small)).values.mean())
-    gain = ours - theirs
-    text = (
-        f"reconstructions of held-out clips {ours:.2f} dB, bicubic thumbnails of "
-        f"{small[0]}x{small[1]} ({values} values, the latent {latent}) {theirs:.2f} dB: "
-        f"{gain:+.2f} dB, at least {GAIN_DB:+.0f} is asked for"
-    )
-    found = {"psnr": ours, "thumbnail_psnr": theirs, "gain_db": gain}
-    return Figure("reconstruction", text, gain >= GAIN_DB, found)
+    @torch.no_grad()
+    def __call__(self, out: Path) -> Figure:
+        from eval.numbers.metrics import psnr
+
+        run = out / self.run
+        coder, real = opening.open_run(run).recipe.coder, held_out(run)
+        if coder is None:
+            raise UserError(
+                f"figures.reconstruction.run={self.run} encodes nothing: no autoencoder"
+            )
+        latent = torch.Size(coder.latent_shape).numel()
+        small, values = thumbnail_size(real, latent)
+        ours = _measured(run, self.protocol)["values"]["psnr"]
+        theirs = float(psnr(real, thumbnails(real, small)).values.mean())
+        gain = ours - theirs
+        text = (
+            f"reconstructions of held-out clips {ours:.2f} dB, bicubic thumbnails of "
+            f"{small[0]}x{small[1]} ({values} values, the latent {latent}) {theirs:.2f} dB: "
+            f"{gain:+.2f} dB, at least {self.least_db:+.0f} is asked for"
+        )
+        found = {"psnr": ours, "thumbnail_psnr": theirs, "gain_db": gain}
+        return Figure("reconstruction", text, gain >= self.least_db, found)
 
 
 def thumbnail_size(real: Tensor, latent: int) -> tuple[tuple[int, int], int]:
@@ -109,25 +118,35 @@ def _clips(frames: Tensor, like: Tensor) -> Tensor:
 # How far the samples are
 
 
-def _distance(run: Path, real: Tensor) -> Figure:
-    result = _measured(run, DISTANCE)
-    ours, error = result["values"]["fvd"], result["standard_error"].get("fvd")
-    flat, blurred = distance(real, flat_colours(real)), distance(real, blur(real))
-    told = f"{ours:.3g}" + (f" ± {error:.1g}" if error else "")
-    text = (
-        f"untrained detector: samples {told}, flat-colour clips {flat:.3g} "
-        f"(samples {ours / flat:.2f} of it), blurred real clips {blurred:.3g} "
-        f"({ours / blurred:.2f} of it); at most {NEARER:g} of each is asked for"
-    )
-    found = {"samples": ours, "flat": flat, "blurred": blurred}
-    return Figure("distance", text, ours <= NEARER * min(flat, blurred), found)
+@dataclass(frozen=True)
+class SampleDistance:
+    run: str
+    protocol: str
+    detector: str
+    most: float
+    """As a share of the distance of flat, and of blurred clips."""
+
+    @torch.no_grad()
+    def __call__(self, out: Path) -> Figure:
+        real = held_out(out / self.run)
+        result = _measured(out / self.run, self.protocol)
+        ours, error = result["values"]["fvd"], result["standard_error"].get("fvd")
+        flat, blurred = (distance(real, of(real), self.detector) for of in (flat_colours, blur))
+        told = f"{ours:.3g}" + (f" ± {error:.1g}" if error else "")
+        text = (
+            f"{self.detector} detector: samples {told}, flat-colour clips {flat:.3g} "
+            f"(samples {ours / flat:.2f} of it), blurred real clips {blurred:.3g} "
+            f"({ours / blurred:.2f} of it); at most {self.most:g} of each is asked for"
+        )
+        found = {"samples": ours, "flat": flat, "blurred": blurred}
+        return Figure("distance", text, ours <= self.most * min(flat, blurred), found)
 
 
-def distance(real: Tensor, other: Tensor) -> float:
+def distance(real: Tensor, other: Tensor, name: str) -> float:
     from eval.networks.detectors import make
     from eval.numbers.statistics import frechet_distance, moments
 
-    detector = make(DETECTOR)
+    detector = make(name)
     ours, theirs = (moments(next(iter(detector.extract(c).values()))) for c in (real, other))
     return frechet_distance(ours, theirs)
 
@@ -153,16 +172,29 @@ def blur(real: Tensor) -> Tensor:
 # How much the samples move
 
 
-def _motion(real: Tensor, samples: list[Path]) -> Figure:
-    films = torch.stack([_film(path, real.shape[2:4]) for path in samples])
-    ours, theirs = moved(films), moved(real)
-    ratio = ours / theirs
-    text = (
-        f"mean difference of successive frames: samples {ours:.2f}, real clips {theirs:.2f} of "
-        f"255: {ratio:.2f} times, between {STILLEST:g} and {WILDEST:g} is asked for"
-    )
-    found = {"samples": ours, "real": theirs, "ratio": ratio}
-    return Figure("motion", text, STILLEST <= ratio <= WILDEST, found)
+@dataclass(frozen=True)
+class MotionRatio:
+    run: str
+    films: int
+    least: float
+    most: float
+
+    def __call__(self, out: Path) -> Figure:
+        step = checkpoint.choose(out / self.run, None).step
+        folder = out / self.run / "samples" / f"step-{step:08d}"
+        films = [folder / f"seed-0-{i:04d}.mp4" for i in range(self.films)]
+        return self.of(held_out(out / self.run), films)
+
+    def of(self, real: Tensor, samples: list[Path]) -> Figure:
+        films = torch.stack([_film(path, real.shape[2:4]) for path in samples])
+        ours, theirs = moved(films), moved(real)
+        ratio = ours / theirs
+        text = (
+            f"mean difference of successive frames: samples {ours:.2f}, real clips {theirs:.2f} of "
+            f"255: {ratio:.2f} times, between {self.least:g} and {self.most:g} is asked for"
+        )
+        found = {"samples": ours, "real": theirs, "ratio": ratio}
+        return Figure("motion", text, self.least <= ratio <= self.most, found)
 
 
 def _film(path: Path, size: torch.Size) -> Tensor:
@@ -174,3 +206,10 @@ def _film(path: Path, size: torch.Size) -> Tensor:
 
 def moved(clips: Tensor) -> float:
     return float(clips.float().diff(dim=1).abs().mean())
+
+
+FIGURES: Mapping[str, type[ReconstructionGain | SampleDistance | MotionRatio]] = {
+    "reconstruction": ReconstructionGain,
+    "distance": SampleDistance,
+    "motion": MotionRatio,
+}

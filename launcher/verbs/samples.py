@@ -104,8 +104,7 @@ def sample(asked: SampleOptions) -> int:
 
 def _sampled(asked: SampleOptions) -> int:
     where, opened = asked.where(), opening.open_run(asked.run)
-    order = _order(asked, opened)
-    folder = Path(asked.out) if asked.out else opened.run / "samples" / f"step-{opened.step:08d}"
+    order, folder = order_of(asked, opened), folder_of(asked, opened)
     began = time.monotonic()
     paths = _write(_draw(opened, order, where), order, folder, opened.config.data.frames)
     _tell(asked.json, opened, order, paths, folder, time.monotonic() - began)
@@ -158,7 +157,11 @@ def _tell(
 # What is asked for
 
 
-def _order(asked: SampleOptions, opened: Opened) -> SampleOrder:
+def folder_of(asked: SampleOptions, opened: Opened) -> Path:
+    return Path(asked.out) if asked.out else opened.run / "samples" / f"step-{opened.step:08d}"
+
+
+def order_of(asked: SampleOptions, opened: Opened) -> SampleOrder:
     what, kind = sampling.kind_of(opened.recipe, asked.what)
     options, shown = _options(asked, opened, what, kind)
     request = sampling.ask(opened.recipe, what, asked.steps, {**options, **shown})

@@ -16,9 +16,11 @@ from hvdm import config as configs
 from hvdm.errors import RunError, UserError
 from launcher import compose
 from launcher.arguments import call
-from launcher.demo import children, demo, quality
+from launcher.cli import main
+from launcher.demo import children, demo, demos, quality
 from launcher.doctor.checks import processes
 from launcher.progress import Progress
+from launcher.run_options import DemoOptions
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -98,8 +100,9 @@ def quick(monkeypatch, tmp_path):
     figure = quality.Figure("motion", "so and so", True, {"ratio": 1.0})
     monkeypatch.setattr(children, "run", run)
     monkeypatch.setattr(children, "end_descendants", lambda: None)
-    monkeypatch.setattr(demo, "figures", lambda *given: [figure])
-    monkeypatch.setattr(demo.Demo, "films", lambda self: [self.diffusion / "a" / "0.mp4"])
+    monkeypatch.setattr(demo, "figures", lambda told: [lambda out: figure])
+    films = ("sheet.png", "0.mp4")
+    monkeypatch.setattr(demo, "drawn", lambda asked: [Path(asked.run) / "a" / f for f in films])
     monkeypatch.setattr(demo, "evaluated", lambda run, protocol: None)
     return asked
 
@@ -147,7 +150,125 @@ def test_a_folder_that_takes_nothing_is_said_first(tmp_path):
         call(demo.demo, [f"out={tmp_path / 'file' / 'demo'}"])
 
 
+# Files
+
+
+def test_the_words_of_our_demo():
+    workers = "cluster=local cluster.workers=2 engine=deepspeed engine.zero=1"
+    small = (
+        "batch=4 micro_batch=4 samples=6656 optimizer.lr=1.5e-3 optimizer.warmup=256 "
+        "optimizer.decay=[256,6656]"
+    )
+    trained = "train config=tiny/hvdm_{0} run=/o/{0} data.path=/o/shapes"
+    fvd = "fvd/tf-reference@1"
+    expected = [
+        "data synthetic out=/o/shapes train=512 test=64 workers=2",
+        f"{trained.format('autoencoder')} {small} {workers} steps=4",
+        f"{trained.format('diffusion')} first_stage=/o/autoencoder {workers} steps=4",
+        "sample run=/o/diffusion count=16",
+        "evaluate run=/o/autoencoder protocol=reconstruction@1 clips=8 workers=2",
+        f"evaluate run=/o/diffusion protocol={fvd} detector=untrained clips=8 workers=2",
+        "report run=/o/autoencoder",
+        "report run=/o/diffusion",
+    ]
+    path = demos.path_of("hvdm")
+    made = demo.planned(DemoOptions(out="/o", steps=4, clips=8), path)
+    assert [" ".join(stage.verb) for stage in made.stages] == expected
+    as_it_is = demo.planned(DemoOptions(out="/o"), path)
+    left = [line.replace(" steps=4", "").replace(" clips=8", "") for line in expected]
+    assert [" ".join(stage.verb) for stage in as_it_is.stages] == left
+    assert demo.planned(DemoOptions(), path).out == Path("runs/demo").absolute()
+
+
+def test_demos_are_found_by_name_and_no_run_configs(capsys):
+    assert demos.names() == ["hvdm"]
+    assert not any("demo" in name for name in compose.names())
+    assert main(["demo", "--help"]) == 0
+    assert "demos:\n  hvdm  HVDM: moving shapes" in capsys.readouterr().out
+    assert main(["demo", "unheard"]) == 2
+    assert "demo 'unheard' does not exist; choose from: hvdm" in capsys.readouterr().err
+    assert main(["demo", "my/own.yaml"]) == 2
+    assert "my/own.yaml: there is no such file" in capsys.readouterr().err
+
+
+OWN = """
+title: Toy
+about: a toy family of one's own
+out: runs/toy
+stages:
+- title: training
+  run: toy
+  ready: trained
+  verb: [train, "config=${here}/toy.yaml", "run=${run}", data.path=SHAPES, cluster=inline,
+    log.tensorboard=false, "steps=${steps}"]
+- {title: samples, run: toy, ready: sampled, verb: [sample, "run=${run}", count=2, what=depth]}
+- {title: report, run: toy, verb: [report, "run=${run}"]}
+made: "a toy in ${out}/toy, depths in ${samples}"
+next: hvdm report run=${out}/toy
+"""
+
+
+@pytest.fixture
+def own(tmp_path, shapes, monkeypatch):
+    """A demo and a config of the user's own, side by side; its verbs run in this process."""
+    drawn = Path(__file__).parents[2] / "drawn"
+    monkeypatch.syspath_prepend(str(drawn))
+    monkeypatch.setattr(children, "run", lambda verb, log, watch: main(list(verb)))
+    monkeypatch.setattr(children, "end_descendants", lambda: None)
+    (tmp_path / "toy.yaml").write_text((drawn / "toy_kinds.yaml").read_text())
+    (tmp_path / "demo.yaml").write_text(OWN.replace("SHAPES", str(shapes)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "demo.yaml"
+
+
+def test_a_demo_of_the_users_own_and_again(own, capsys):
+    assert main(["demo", "demo.yaml", "steps=2"]) == 0
+    told = capsys.readouterr().out
+    assert "  a toy in runs/toy/toy, depths in runs/toy/toy/samples/step-00000002\n" in told
+    answer = json.loads((own.parent / "runs/toy/demo.json").read_text())
+    assert list(answer["stages"]) == ["training", "samples", "report"]
+    assert answer["figures"] == [] and Path(answer["samples"]).name == "depth-seed-0-sheet.png"
+    assert all(Path(path).is_file() for path in [answer["samples"], *answer["reports"]])
+    assert main(["demo", str(own), "steps=2"]) == 0
+    told = capsys.readouterr().out
+    assert "[1/3 training] there already (2 steps)" in told
+    assert "[2/3 samples] there already (2 samples)" in told
+
+
+@pytest.mark.parametrize(
+    "there, wrong, said",
+    [
+        ("ready: trained", "redy: trained", "unknown key 'stages[0].redy'; did you mean"),
+        ("ready: trained", "ready: maybe", "stages[0].ready='maybe' is not known"),
+        ("about:", "figures: {motoin: {}}\nabout:", "figures.motoin is not known; did you mean"),
+        ("about:", "figures: {motion: {run: toy}}\nabout:", "figures.motion.films is missing"),
+        ("${steps}", "${stepz}", "'stepz' is no name; there are ${"),
+        ("${samples}", "${sample}", "'sample' is no name; there are ${out}, ${samples}"),
+        ("run: toy, ready: sampled", "ready: sampled", "stage 'samples': a verb is needed"),
+        ("count=2", "count=0", "count=0 is below 1"),
+        ("/toy.yaml", "/toys.yaml", "toys.yaml: there is no such file"),
+        ("title: Toy", "title: [Toy", "expected"),
+        (OWN, "5", "title is missing"),
+    ],
+)
+def test_a_wrong_file_is_said_in_one_line_and_first(own, capsys, there, wrong, said):
+    own.write_text(own.read_text().replace(there, wrong) if there != OWN else wrong)
+    assert main(["demo", str(own)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"hvdm: {own}: ") and said in error and error.count("\n") == 1
+    assert not (own.parent / "runs").exists()
+
+
 # Figures
+
+
+def test_bounds_of_figures_are_the_files():
+    found = quality.figures(demos.read(demos.path_of("hvdm")).figures)
+    assert found == [
+        quality.ReconstructionGain("autoencoder", "reconstruction@1", 2.0),
+        quality.SampleDistance("diffusion", "fvd/tf-reference@1", "untrained", 0.5),
+        quality.MotionRatio("diffusion", 16, 0.5, 2.0),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +303,8 @@ def test_baselines_are_what_they_are_called(clips):
 
 
 def test_farther_is_farther_for_the_detector(clips):
-    assert quality.distance(clips, clips) == pytest.approx(0, abs=1e-6)
-    assert quality.distance(clips, quality.blur(clips)) > 0
+    assert quality.distance(clips, clips, "untrained") == pytest.approx(0, abs=1e-6)
+    assert quality.distance(clips, quality.blur(clips), "untrained") > 0
 
 
 def test_films_are_read_back_at_the_size_of_the_clips(clips, tmp_path):
@@ -192,7 +313,7 @@ def test_films_are_read_back_at_the_size_of_the_clips(clips, tmp_path):
     paths = [tmp_path / f"{i}.mp4" for i in range(6)]
     for path, clip in zip(paths, clips):
         write_mp4(clip, path)
-    found = quality._motion(clips, paths)
+    found = quality.MotionRatio("diffusion", 6, 0.5, 2.0).of(clips, paths)
     assert found.met and found.values["ratio"] == pytest.approx(1, abs=0.1)
 
 
