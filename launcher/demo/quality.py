@@ -69,9 +69,7 @@ class ReconstructionGain:
         run = out / self.run
         coder, real = opening.open_run(run).recipe.coder, held_out(run)
         if coder is None:
-            raise UserError(
-                f"figures.reconstruction.run={self.run} encodes nothing: no autoencoder"
-            )
+            raise UserError(f"figures.reconstruction.run={self.run}: it is no autoencoder")
         latent = torch.Size(coder.latent_shape).numel()
         small, values = thumbnail_size(real, latent)
         ours = _measured(run, self.protocol)["values"]["psnr"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -305,6 +306,21 @@ def test_baselines_are_what_they_are_called(clips):
 def test_farther_is_farther_for_the_detector(clips):
     assert quality.distance(clips, clips, "untrained") == pytest.approx(0, abs=1e-6)
     assert quality.distance(clips, quality.blur(clips), "untrained") > 0
+
+
+def test_bounds_decide_what_is_met(clips, tmp_path, monkeypatch):
+    coder = SimpleNamespace(latent_shape=(2048,))
+    opened = SimpleNamespace(recipe=SimpleNamespace(coder=coder))
+    measured = {"values": {"psnr": 60.0, "fvd": 1e-3}, "standard_error": {}}
+    monkeypatch.setattr(quality.opening, "open_run", lambda run: opened)
+    monkeypatch.setattr(quality, "held_out", lambda run: clips)
+    monkeypatch.setattr(quality, "_measured", lambda run, protocol: measured)
+    gain = quality.ReconstructionGain("a", "p", 2.0)(tmp_path)
+    assert gain.met and gain.values["gain_db"] > 2 and "thumbnails of 10x10" in gain.text
+    assert not quality.ReconstructionGain("a", "p", 60.0)(tmp_path).met
+    near = quality.SampleDistance("a", "p", "untrained", 0.5)(tmp_path)
+    assert near.met and near.text.startswith("untrained detector: samples 0.001,")
+    assert not quality.SampleDistance("a", "p", "untrained", 0.0)(tmp_path).met
 
 
 def test_films_are_read_back_at_the_size_of_the_clips(clips, tmp_path):
