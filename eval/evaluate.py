@@ -6,11 +6,13 @@ from typing import Any
 
 from eval import features, results
 from eval.blocks.feature_store import FeatureStore
-from eval.blocks.tasks import Payload
+from eval.blocks.tasks import BlockJob, Payload
+from eval.catalogue import kind_of
 from eval.clips import files
 from eval.outcome import finish, identity
 from eval.pace import Pace
-from eval.plans import Plan, Say, Work, plans
+from eval.plans import Plan, Say, plans
+from eval.protocol.protocol import find
 from eval.protocol.request import Request
 from eval.results import compare, line, read
 from hvdm.errors import RunError
@@ -32,7 +34,7 @@ def evaluate_all(request: Request, run: Run = map, say: Say = print) -> list[dic
 
     What was measured before, of the same weights in the same way, is read and not done again.
     """
-    if "features" in request.protocol:
+    if not all(kind_of(find(name)).clips for name in request.protocol.split(",")):
         return [features.evaluate_features(request, say)]
     began = time.monotonic()
     files.forget()
@@ -63,9 +65,9 @@ def _known(plan: Plan) -> dict[str, Any] | None:
 # Measuring
 
 
-def _measure(asked: list[Plan], run: Run, say: Say) -> dict[Work, FeatureStore]:
+def _measure(asked: list[Plan], run: Run, say: Say) -> dict[BlockJob, FeatureStore]:
     """Every set that is needed, block by block; each block is kept as soon as it is there."""
-    stores: dict[Work, FeatureStore] = {}
+    stores: dict[BlockJob, FeatureStore] = {}
     by_key: dict[str, FeatureStore] = {}
     for plan in asked:
         for work in plan.works.values():
@@ -86,7 +88,7 @@ def _measure(asked: list[Plan], run: Run, say: Say) -> dict[Work, FeatureStore]:
     return stores
 
 
-def _say_plan(asked: list[Plan], works: Mapping[str, Work], tasks: int, say: Say) -> None:
+def _say_plan(asked: list[Plan], works: Mapping[str, BlockJob], tasks: int, say: Say) -> None:
     for plan in asked:
         sets = ", ".join(f"{work.clips} {name}" for name, work in plan.works.items())
         who = plan.subject.name if plan.subject.step is None else (
@@ -119,7 +121,7 @@ def measure(item: tuple[int, Any]) -> tuple[int, Payload]:
     return at, task.run()
 
 
-def _clear(asked: list[Plan], stores: Mapping[Work, FeatureStore]) -> None:
+def _clear(asked: list[Plan], stores: Mapping[BlockJob, FeatureStore]) -> None:
     """Features of real data stay for the next run; those of a model are of no more use."""
     kept = {stores[plan.works["real"]].key for plan in asked if "real" in plan.works}
     for plan in asked:

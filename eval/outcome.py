@@ -2,30 +2,19 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from eval import history, results
-from eval.blocks.feature_store import FeatureStore
+from eval.catalogue import kind_of
 from eval.clips.subject import RECONSTRUCTIONS, SAMPLES
 from eval.networks import detectors
 from eval.plans import Plan, Say, wanted
-from eval.protocol.kinds import MeasureOptions, Summarize, Summary
-from eval.summaries import frechet, reconstruction, scores
+from eval.protocol.kinds import MeasureOptions, Stores, Summary
 from hvdm.errors import UserError
 from hvdm.run.run import versions
-
-KINDS: Mapping[str, Summarize] = {
-    "frechet": frechet.summarize,
-    "mmd": scores.kvd,
-    "kid": scores.kid,
-    "precision": scores.precision,
-    "inception": scores.inception,
-}
-Stores = dict[str, FeatureStore]
 
 
 def finish(plan: Plan, stores: Stores, seconds: float, say: Say) -> dict[str, Any]:
@@ -42,29 +31,14 @@ def finish(plan: Plan, stores: Stores, seconds: float, say: Say) -> dict[str, An
 
 
 def _summary(plan: Plan, stores: Stores) -> Summary:
-    protocol, options = plan.protocol, MeasureOptions(plan.request.extrapolate)
     for name, store in stores.items():
         if store.clips() < 2:
             raise UserError(
                 f"{name} set: {store.clips()} of {plan.works[name].clips} clips are long enough, "
                 "and a spread needs at least 2"
             )
-    if protocol.kind == "reconstruction":
-        found = reconstruction.summarize(protocol, stores["rows"], options)
-        if "real" not in stores:
-            return found
-        of_sets = frechet.summarize(
-            replace(protocol, metric="rfvd"), stores["real"], stores["generated"], options
-        )
-        return _joined(found, of_sets)
-    real = stores.get("real", stores["generated"])
-    return KINDS[protocol.kind](protocol, real, stores["generated"], options)
-
-
-def _joined(a: Summary, b: Summary) -> Summary:
-    return Summary(
-        {**a.measured, **b.measured}, (*a.warnings, *b.warnings), {**a.details, **b.details}
-    )
+    options = MeasureOptions(plan.request.extrapolate)
+    return kind_of(plan.protocol).summarize(plan.protocol, stores, options)
 
 
 def identity(plan: Plan) -> dict[str, Any]:

@@ -7,21 +7,20 @@ from typing import Any
 
 from eval.blocks.extract import Extraction
 from eval.blocks.tasks import BlockJob
+from eval.catalogue import kind_of
 from eval.clips.sources import ClipFolder, FrameSelection, Function
-from eval.clips.subject import Reconstructions, Samples, decoder_versions
-from eval.networks import detectors, lpips_distance, weights
+from eval.clips.subject import Samples, decoder_versions
+from eval.networks import detectors, weights
 from eval.networks.detectors import DetectorChoice
 from eval.protocol.protocol import Protocol, find, fingerprint
 from eval.protocol.request import Request
 from eval.sides import FOLDER, Pair, check_frames, counts_of, keeps_averages, pair_of
-from eval.summaries.reconstruction import Comparison
 from hvdm import config as configs
 from hvdm import opening
 from hvdm.errors import UserError
 from hvdm.opening import Opened
 
 Say = Callable[[str], Any]
-Work = BlockJob
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Plan:
     protocol: Protocol
     subject: Subject
     detector: DetectorChoice | None
-    works: Mapping[str, Work]
+    works: Mapping[str, BlockJob]
     """`real` and `generated` for features, `rows` for comparisons clip by clip."""
     fields: Mapping[str, Any]
     asked: int
@@ -76,7 +75,7 @@ def _check_words(request: Request, protocols: list[Protocol]) -> None:
     if request.run is None and request.generated is None:
         raise UserError("run= or generated= is missing; for example run=runs/tiny/hvdm_autoencoder")
     if request.run is None and request.real is None:
-        needing = [p.full_name for p in protocols if p.kind != "inception"]
+        needing = [p.full_name for p in protocols if kind_of(p).real]
         if needing:
             raise UserError(f"real= is missing: {needing[0]} compares with real clips")
     if request.run is None and request.steps is not None:
@@ -84,12 +83,9 @@ def _check_words(request: Request, protocols: list[Protocol]) -> None:
 
 
 def _detector(request: Request, protocol: Protocol) -> DetectorChoice | None:
-    if protocol.kind == "reconstruction":
-        if request.detector is None:
-            return None
-        return detectors.choose(request.detector, "clips", "tf-reference", _folder(request))
     name = request.detector or protocol.detector_default
-    assert name is not None
+    if name is None:
+        return None
     return detectors.choose(name, protocol.takes, protocol.way, _folder(request))
 
 
@@ -141,57 +137,40 @@ def _works(
     pair: Pair,
     detector: DetectorChoice | None,
     counts: Mapping[str, int],
-) -> dict[str, Work]:
-    look = FrameSelection(pair.frames, pair.stride, "first", "refuse", pair.size)
-    works: dict[str, Work] = {}
-    if protocol.kind == "reconstruction":
-        assert isinstance(pair.generated, Reconstructions)
-        folder = _folder(request)
-        works["rows"] = Comparison(
-            source=pair.generated,
-            look=look,
-            clips=counts["generated"],
-            block=protocol.block_of(counts["generated"]),
-            batch=protocol.batch,
-            lpips=None if lpips_distance.available(folder) else str(folder),
-            device=request.device,
-            threads=pair.threads,
-        )
+) -> dict[str, BlockJob]:
+    stride = 1 if isinstance(pair.generated, Samples) else pair.stride
+    common: dict[str, Any] = {
+        "source": pair.generated,
+        "look": FrameSelection(pair.frames, stride, size=pair.size),
+        "clips": counts["generated"],
+        "block": protocol.block_of(counts["generated"]),
+        "batch": protocol.batch,
+        "device": request.device,
+        "threads": pair.threads,
+    }
+    works: dict[str, BlockJob] = {}
+    if rows := kind_of(protocol).rows:
+        works["rows"] = rows(_folder(request), **common)
     if detector is None:
         return works
-    base = Extraction(
-        source=pair.generated,
-        look=replace(look, stride=1) if isinstance(pair.generated, Samples) else look,
-        detector=detector,
-        clips=counts["generated"],
-        block=protocol.block_of(counts["generated"]),
-        batch=protocol.batch,
-        window=protocol.window,
-        device=request.device,
-        threads=pair.threads,
-    )
+    made = Extraction(**common, detector=detector, window=protocol.window)
     if pair.real is not None:
+        frames = protocol.window[0] if protocol.window else pair.frames
         works["real"] = replace(
-            base,
+            made,
             source=pair.real,
-            look=_real_look(protocol, look),
+            look=FrameSelection(frames, pair.stride, protocol.start, protocol.short, pair.size),
             clips=counts["real"],
             block=protocol.block_of(counts["real"]),
             shuffled=detector.takes == "clips" and not protocol.window,
         )
-    works["generated"] = base
-    return works
-
-
-def _real_look(protocol: Protocol, look: FrameSelection) -> FrameSelection:
-    frames = protocol.window[0] if protocol.window else look.frames
-    return replace(look, frames=frames, start=protocol.start, short=protocol.short)
+    return {**works, "generated": made}
 
 
 def _fields(
     protocol: Protocol,
     pair: Pair,
-    works: Mapping[str, Work],
+    works: Mapping[str, BlockJob],
     detector: DetectorChoice | None,
     request: Request,
 ) -> dict[str, Any]:
@@ -215,9 +194,7 @@ def _fields(
         },
         "data": pair.real.identity() if pair.real else None,
         "detector": made.fields() if made else None,
-        "lpips": rows.lpips and lpips_distance.sha256(rows.lpips)
-        if isinstance(rows, Comparison)
-        else None,
+        "lpips": rows.particulars()["lpips"] if rows else None,
         "generated": {**_made(pair, request), "rounding": "uint8, nearest"},
         "arithmetic": "float32 networks without TF32, float64 statistics",
     }  # fmt: skip
@@ -251,11 +228,7 @@ def _remarks(
     found = []
     if isinstance(pair.generated, ClipFolder) and (lossy := pair.generated.lossy()):
         found.append(f"the generated clips went through a lossy codec ({lossy}): store png or npz")
-    if protocol.kind == "reconstruction" and lpips_distance.available(_folder(request)):
-        files = " and ".join(weights.known(name).file for name in lpips_distance.FILES)
-        found.append(f"no LPIPS: {files} are not ready in {_folder(request)}: hvdm weights list")
-    if protocol.kind == "reconstruction" and detector is None:
-        found.append("no R-FVD: detector=i3d adds it")
+    found += kind_of(protocol).remarks(_folder(request), detector)
     if detector and not detectors.find(detector.name).comparable:
         found.append(f"not comparable with published numbers: {_wanted_file(request, protocol)}")
     return found

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from eval.blocks.tasks import chosen
+from eval.catalogue import kind_of
 from eval.clips.sources import ClipSource, FrameSelection, Shards, source_of
 from eval.clips.subject import (
     RECONSTRUCTIONS,
@@ -48,17 +49,15 @@ def pair_of(request: Request, protocol: Protocol, opened: Opened | None) -> Pair
     if opened is not None:
         return _run_pair(request, protocol, opened, real)
     assert request.generated is not None
-    if protocol.kind == "reconstruction":
+    if kind_of(protocol).rows:
         raise UserError(f"protocol={protocol.full_name} needs run=: a model that encodes")
     generated = source_of(request.generated, request.seed)
-    needs_real = protocol.kind != "inception"
-    if needs_real and real is not None and real.identity() == generated.identity():
+    real = real if kind_of(protocol).real else None
+    if real is not None and real.identity() == generated.identity():
         raise UserError(f"real={request.real} and generated={request.generated}: the same clips")
-    frames = _shapes(request, protocol, real if needs_real else None, generated)
+    frames = _shapes(request, protocol, real, generated)
     stride = request.stride or protocol.stride or 1
-    return Pair(
-        real if needs_real else None, generated, FOLDER, stride, request.size, frames, threads=1
-    )
+    return Pair(real, generated, FOLDER, stride, request.size, frames, threads=1)
 
 
 def _run_pair(
@@ -80,13 +79,13 @@ def _run_pair(
         raise UserError("size= goes with generated=: a run's clips have the size that it makes")
     generated: ClipSource = Reconstructions(model, held_out)
     what = None
-    if protocol.kind != "reconstruction" and opened.recipe.samples:
+    if not kind_of(protocol).rows and opened.recipe.samples:
         what = _kind(request, protocol, opened)
         generated = Samples(model, request.seed, request.steps, what, request.options)
     else:
         _check_reconstructs(request, protocol, opened)
     return Pair(
-        None if protocol.kind == "inception" else real or held_out,
+        (real or held_out) if kind_of(protocol).real else None,
         generated,
         SAMPLES if what else RECONSTRUCTIONS,
         request.stride or data.stride,

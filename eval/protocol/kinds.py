@@ -1,11 +1,17 @@
-"""What a kind of protocol makes of the features of two sets."""
+"""What a kind of protocol needs and does, and what it makes of the features of two sets."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Required, TypedDict
 
 from eval.blocks.feature_store import FeatureStore
+from eval.blocks.tasks import BlockJob
+from eval.networks.detectors import DetectorChoice
 from eval.protocol.protocol import Protocol
+
+Stores = Mapping[str, FeatureStore]
+"""`real` and `generated`, or `rows` of comparisons."""
 
 
 class Measured(TypedDict, total=False):
@@ -35,6 +41,13 @@ class Summary:
         }
         return {"values": found.pop("value"), **found}
 
+    def joined(self, other: "Summary") -> "Summary":
+        return Summary(
+            {**self.measured, **other.measured},
+            (*self.warnings, *other.warnings),
+            {**self.details, **other.details},
+        )
+
 
 @dataclass(frozen=True)
 class MeasureOptions:
@@ -43,5 +56,18 @@ class MeasureOptions:
     extrapolate: bool = False
 
 
-Summarize = Callable[[Protocol, FeatureStore, FeatureStore, MeasureOptions], Summary]
-"""From the real set and the generated one."""
+@dataclass(frozen=True)
+class Kind:
+    """What protocols of one kind need, what is measured of it, and what comes of that."""
+
+    name: str
+    summarize: Callable[[Protocol, Any, MeasureOptions], Summary]
+    """From what was measured, by the names of the sets."""
+    real: bool = True
+    """Whether there is a real side."""
+    clips: bool = True
+    """Of clips; or of files of features."""
+    rows: Callable[..., BlockJob] | None = None
+    """Of a kind that compares reconstructions with their originals: the job that does."""
+    remarks: Callable[[Path, DetectorChoice | None], list[str]] = lambda folder, detector: []
+    """What is missing, in the folder of weights or for want of a detector, and done without."""

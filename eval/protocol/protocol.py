@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from hvdm import config as configs
 from hvdm.errors import UserError, closest
-
-KindName = Literal["reconstruction", "frechet", "mmd", "kid", "precision", "inception", "features"]
 
 
 @dataclass(frozen=True)
@@ -15,9 +14,10 @@ class Protocol:
     """What a name and a version fix. `frames` of () are those of the run, or of frames=N."""
 
     name: str
-    version: int
-    kind: KindName
     about: str
+    version: int
+    kind: str
+    """One of `eval.catalogue`."""
     clips: int
     block: int
     """Clips that one worker measures at a time."""
@@ -56,22 +56,14 @@ class Protocol:
         return 0 if self.covariance == "N" else 1
 
 
-def _clips(name: str, about: str, **more: Any) -> Protocol:
-    given: dict[str, Any] = {
-        "version": 1, "kind": "frechet", "clips": 2048, "block": 64, "batch": 8,
-        "metric": "fvd", "detector_default": "i3d", "takes": "clips", "covariance": "N-1",
-    }  # fmt: skip
-    return Protocol(name=name, about=about, **given | more)
-
-
-def _frames(name: str, about: str, **more: Any) -> Protocol:
-    given: dict[str, Any] = {
-        "version": 1, "kind": "frechet", "clips": 2048, "block": 64, "batch": 4,
-        "metric": "fid", "detector_default": "inception", "takes": "frames", "groups": 10,
-    }  # fmt: skip
-    return Protocol(name=name, about=about, **given | more)
-
-
+_clips = partial(
+    Protocol, version=1, kind="frechet", clips=2048, block=64, batch=8,
+    metric="fvd", detector_default="i3d", takes="clips", covariance="N-1",
+)  # fmt: skip
+_frames = partial(
+    Protocol, version=1, kind="frechet", clips=2048, block=64, batch=4,
+    metric="fid", detector_default="inception", takes="frames", groups=10,
+)  # fmt: skip
 _ALL = (
     Protocol(
         name="reconstruction",
@@ -82,6 +74,8 @@ _ALL = (
         block=16,
         batch=4,
         metric="psnr",
+        takes="clips",
+        way="tf-reference",
     ),
     _clips(
         "fvd/stylegan-v",

@@ -1,7 +1,7 @@
 """The Frechet distance of a detector's features, with its error, bias and controls."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ from eval.numbers.statistics import (
     frechet_distance,
     null_bias,
 )
-from eval.protocol.kinds import Measured, MeasureOptions, Summary
+from eval.protocol.kinds import Measured, MeasureOptions, Stores, Summary
 from eval.protocol.protocol import Protocol
 
 
@@ -44,16 +44,11 @@ class Side:
         return list(range(len(self.groups)))
 
 
-def sides(
-    protocol: Protocol,
-    real: FeatureStore,
-    generated: FeatureStore,
-    layers: tuple[str, str] = (FEATURES,) * 2,
-) -> tuple[Side, Side]:
+def sides(protocol: Protocol, stores: Stores, layer: str = FEATURES) -> tuple[Side, Side]:
     """Both sets in equally many groups."""
-    count = min(len(store.groups(protocol.groups)) for store in (real, generated))
-    stores = zip((real, generated), layers, strict=True)
-    a, b = (Side(store, layer, store.groups(count)) for store, layer in stores)
+    both = stores["real"], stores["generated"]
+    count = min(len(store.groups(protocol.groups)) for store in both)
+    a, b = (Side(store, layer, store.groups(count)) for store in both)
     return a, b
 
 
@@ -79,12 +74,10 @@ def with_error(found: Estimate) -> Measured:
     )
 
 
-def summarize(
-    protocol: Protocol, real: FeatureStore, generated: FeatureStore, options: MeasureOptions
-) -> Summary:
+def summarize(protocol: Protocol, stores: Stores, options: MeasureOptions) -> Summary:
     if protocol.window is not None:
-        return _windows(protocol, real, generated)
-    a, b = sides(protocol, real, generated)
+        return _windows(protocol, stores)
+    a, b = sides(protocol, stores)
     found = measured(a, b, protocol.ddof)
     name = protocol.metric
     shuffled, floor = _shuffled(a, protocol.ddof), halves(a, protocol.ddof)
@@ -164,16 +157,13 @@ def block_rows_of(sizes: list[int], name: str, left_out: list[float]) -> list[di
 # Sliding windows
 
 
-def _windows(protocol: Protocol, real: FeatureStore, generated: FeatureStore) -> Summary:
+def _windows(protocol: Protocol, stores: Stores) -> Summary:
     """The distance of each window, and their mean, over the length of the clips."""
-    name, starts = protocol.metric, window_starts(generated)
-    found: list[Estimate] = []
-    a = None
-    for start in starts:
-        one, b = sides(protocol, real, generated, (f"{FEATURES}@0", f"{FEATURES}@{start}"))
-        a = a or one
-        found.append(measured(a, b, protocol.ddof))
-    assert a is not None
+    name, starts = protocol.metric, window_starts(stores["generated"])
+    a, b = sides(protocol, stores, f"{FEATURES}@0")
+    found = [
+        measured(a, replace(b, layer=f"{FEATURES}@{start}"), protocol.ddof) for start in starts
+    ]
     value = float(np.mean([window.value for window in found]))
     left_out = np.mean([window.left_out for window in found], axis=0).tolist()
     error, debiased, reason = None, None, found[0].reason

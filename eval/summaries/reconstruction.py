@@ -1,7 +1,8 @@
 """`reconstruction`: how near the decoder comes to what the encoder saw."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ from torch import Tensor
 from eval.blocks.feature_store import FeatureStore
 from eval.blocks.tasks import SHOWN, Arrays, BlockJob, BlockTask, about
 from eval.clips.subject import Reconstructions, exact_arithmetic
-from eval.networks import lpips_distance
+from eval.networks import lpips_distance, weights
+from eval.networks.detectors import DetectorChoice
 from eval.numbers.metrics import psnr, ssim
 from eval.numbers.statistics import Floats
-from eval.protocol.kinds import Measured, MeasureOptions, Summary
+from eval.protocol.kinds import Measured, MeasureOptions, Stores, Summary
 from eval.protocol.protocol import Protocol
+from eval.summaries import frechet
 
 MEASURES = ("psnr", "ssim", "lpips")
 
@@ -60,7 +63,30 @@ def _compared(asked: Comparison, original: Tensor, other: Tensor) -> dict[str, T
     return found
 
 
-def summarize(protocol: Protocol, rows: FeatureStore, options: MeasureOptions) -> Summary:
+def job(weights_folder: Path, **more: Any) -> Comparison:
+    folder = None if lpips_distance.available(weights_folder) else str(weights_folder)
+    return Comparison(lpips=folder, **more)
+
+
+def remarks(folder: Path, detector: DetectorChoice | None) -> list[str]:
+    found = []
+    if lpips_distance.available(folder):
+        files = " and ".join(weights.known(name).file for name in lpips_distance.FILES)
+        found.append(f"no LPIPS: {files} are not ready in {folder}: hvdm weights list")
+    if detector is None:
+        found.append("no R-FVD: detector=i3d adds it")
+    return found
+
+
+def summarize(protocol: Protocol, stores: Stores, options: MeasureOptions) -> Summary:
+    """Of the clips, and with a detector of the two sets that they are."""
+    found = _of_clips(stores["rows"])
+    if "real" not in stores:
+        return found
+    return found.joined(frechet.summarize(replace(protocol, metric="rfvd"), stores, options))
+
+
+def _of_clips(rows: FeatureStore) -> Summary:
     """Means over clips; each clip counts once, so their spread gives the error."""
     keys = [key for number in range(rows.blocks) for key in rows.keys_of(number)]
     names = [name for name in (*MEASURES, "exact_frames") if name in rows.layers()]

@@ -4,33 +4,28 @@ from typing import Any
 
 import numpy as np
 
-from eval.blocks.feature_store import FeatureStore
 from eval.networks.detectors import FEATURES, LOGITS
 from eval.numbers import similarity
 from eval.numbers.jackknife import interval, jackknife
 from eval.numbers.similarity import Scored, Subsets
 from eval.numbers.statistics import Floats
-from eval.protocol.kinds import Measured, MeasureOptions, Summary
+from eval.protocol.kinds import Measured, MeasureOptions, Stores, Summary
 from eval.protocol.protocol import Protocol
-from eval.summaries.frechet import Side, sides
+from eval.summaries.frechet import Side, block_rows_of, sides
 
 
 def grouped(side: Side) -> list[Floats]:
     return [side.rows([k]) for k in side.numbers]
 
 
-def kvd(
-    protocol: Protocol, real: FeatureStore, generated: FeatureStore, options: MeasureOptions
-) -> Summary:
-    a, b = sides(protocol, real, generated)
+def kvd(protocol: Protocol, stores: Stores, options: MeasureOptions) -> Summary:
+    a, b = sides(protocol, stores)
     groups = grouped(a)
     return of_scores({protocol.metric: similarity.mmd2(groups, grouped(b))}, groups, {})
 
 
-def kid(
-    protocol: Protocol, real: FeatureStore, generated: FeatureStore, options: MeasureOptions
-) -> Summary:
-    a, b = sides(protocol, real, generated)
+def kid(protocol: Protocol, stores: Stores, options: MeasureOptions) -> Summary:
+    a, b = sides(protocol, stores)
     return kid_of(grouped(a), grouped(b))
 
 
@@ -49,10 +44,8 @@ def _subset_warning(subsets: Subsets) -> tuple[str, ...]:
     return (f"subsets of {subsets.size} and not {similarity.SUBSET_SIZE}: too few samples",)
 
 
-def precision(
-    protocol: Protocol, real: FeatureStore, generated: FeatureStore, options: MeasureOptions
-) -> Summary:
-    a, b = sides(protocol, real, generated)
+def precision(protocol: Protocol, stores: Stores, options: MeasureOptions) -> Summary:
+    a, b = sides(protocol, stores)
     return precision_of(grouped(a), grouped(b))
 
 
@@ -61,10 +54,9 @@ def precision_of(real: list[Floats], generated: list[Floats]) -> Summary:
     return of_scores(scores, real, {"neighbours": similarity.NEIGHBOURS})
 
 
-def inception(
-    protocol: Protocol, real: FeatureStore, generated: FeatureStore, options: MeasureOptions
-) -> Summary:
+def inception(protocol: Protocol, stores: Stores, options: MeasureOptions) -> Summary:
     """Of what was generated alone; the error leaves out blocks of clips."""
+    generated = stores["generated"]
     layer = LOGITS if LOGITS in generated.layers() else FEATURES
     groups = generated.groups(protocol.groups)
     side = Side(generated, layer, groups)
@@ -82,14 +74,11 @@ def inception(
 
 def of_scores(scores: dict[str, Scored], groups: list[Floats], details: dict[str, Any]) -> Summary:
     """Values with the errors of their blocks."""
-    blocks = [
-        {"block": k, "clips": len(groups[k]), "without": value, "of": name}
-        for name, score in scores.items()
-        for k, value in enumerate(score.left_out)
-    ]
+    sizes = [len(group) for group in groups]
+    rows = [block_rows_of(sizes, name, score.left_out) for name, score in scores.items()]
     return Summary(
         {name: _with_interval(score) for name, score in scores.items()},
-        details={"features": groups[0].shape[1], "blocks": blocks, **details},
+        details={"features": groups[0].shape[1], "blocks": sum(rows, []), **details},
     )
 
 

@@ -1,0 +1,25 @@
+"""The kinds of protocols by name: what each of them needs and does."""
+
+from eval.protocol.kinds import Kind
+from eval.protocol.protocol import Protocol
+from eval.summaries import frechet, reconstruction, scores, tables
+
+_ALL = (
+    Kind(
+        "reconstruction",
+        reconstruction.summarize,
+        rows=reconstruction.job,
+        remarks=reconstruction.remarks,
+    ),
+    Kind("frechet", frechet.summarize),
+    Kind("mmd", scores.kvd),
+    Kind("kid", scores.kid),
+    Kind("precision", scores.precision),
+    Kind("inception", scores.inception, real=False),
+    Kind("features", tables.summarize, clips=False),
+)
+KINDS = {kind.name: kind for kind in _ALL}
+
+
+def kind_of(protocol: Protocol) -> Kind:
+    return KINDS[protocol.kind]
