@@ -1,4 +1,4 @@
-"""The verbs around a run: config, train, sample, plan, models, report, and the demo of them all."""
+"""The verbs around a run: config, train, sample, plan, models, report."""
 
 import json
 import platform
@@ -17,7 +17,6 @@ from launcher.run_options import (
     ANY_KEY,
     NAME,
     RUN,
-    DemoOptions,
     ModelsOptions,
     PlanOptions,
     SampleOptions,
@@ -121,12 +120,6 @@ def run_folder(given: str) -> Path:
     if not run.is_dir():
         raise UserError(f"run={run}: there is no such folder")
     return run
-
-
-def demo(asked: DemoOptions) -> int:
-    from launcher.demo import demo as shown
-
-    return shown.demo(asked)
 
 
 @dataclass(frozen=True, kw_only=True)

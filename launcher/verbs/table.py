@@ -7,7 +7,7 @@ _RUNS, _EVALUATION = "launcher.verbs.runs", "launcher.verbs.evaluation"
 
 _ALL = (
     ("demo", "clips, shards, models, samples, an evaluation and a report, in minutes on two cores",
-     f"{_RUNS}:demo", "launcher.demo.demos:listed"),
+     "launcher.demo.begin:demo", "launcher.demo.demos:listed"),
     ("train", "trains a run, or goes on with it: the same command resumes", f"{_RUNS}:train"),
     ("config", "the whole config of a run, as it would be trained", f"{_RUNS}:config"),
     ("submit", "hvdm train as a job on a cluster: checked here, run there, its output shown here",
