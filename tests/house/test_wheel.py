@@ -68,7 +68,10 @@ def unpacked(wheel: Path, folder: Path) -> dict[str, str]:
     zipfile.ZipFile(wheel).extractall(site)
     seen = Path(torch.__file__).parents[1]
     (site / "seen.pth").write_text(str(seen))  # whose own .pth files are not read
-    return {"HVDM_EXTENSIONS_DIR": str(zero.extensions_folder()), "PATH": _beside(sys.executable)}
+    return {
+        "HVDM_EXTENSIONS_DIR": str(zero.extensions_folder()),
+        "PATH": _path_with(sys.executable),
+    }
 
 
 def installed(wheel: Path, folder: Path) -> dict[str, str]:
@@ -76,11 +79,12 @@ def installed(wheel: Path, folder: Path) -> dict[str, str]:
     venv.create(folder, symlinks=True, with_pip=True)
     python = folder / "bin/python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", wheel], check=True)
-    return {"PATH": _beside(python)}
+    return {"PATH": _path_with(python)}
 
 
-def _beside(python: str | Path) -> str:
-    return os.pathsep.join([str(Path(python).parent), os.environ["PATH"]])
+def _path_with(python: str | Path) -> str:
+    """Where ninja is found last: another one than before would build the operator anew."""
+    return os.pathsep.join([os.environ["PATH"], str(Path(python).parent)])
 
 
 @pytest.mark.parametrize(
