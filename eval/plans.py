@@ -113,8 +113,8 @@ def _plan(request: Request, protocol: Protocol, opened: Opened | None, say: Say)
     detector = _detector(request, protocol)
     check_frames(protocol, detector, pair)
     counts, there = counts_of(protocol, pair), pair.real.count() if pair.real else None
-    if there is not None and there < protocol.clips:
-        say(f"{protocol.full_name} asks for {protocol.clips} clips, real= has {there}: all used")
+    if there is not None and there < (most := protocol.most_real or 0):
+        say(f"{protocol.full_name} asks for {most} clips, real= has {there}: all used")
     works = _works(request, protocol, pair, detector, counts)
     return Plan(
         request,
@@ -153,7 +153,7 @@ def _works(
         works["rows"] = rows(_folder(request), **common)
     if detector is None:
         return works
-    made = Extraction(**common, detector=detector, window=protocol.window)
+    made = Extraction(**common, detector=detector, window=protocol.window, crop=protocol.crop)
     if pair.real is not None:
         frames = protocol.window[0] if protocol.window else pair.frames
         works["real"] = replace(
@@ -191,6 +191,7 @@ def _fields(
             "frames": pair.frames, "stride": pair.stride, "height": height, "width": width,
             "start": protocol.start, "short": protocol.short, "window": protocol.window,
             "decoder": decoder_versions(), "resize": "crop, bilinear antialias",
+            **({"crop": protocol.crop} if protocol.crop else {}),
         },
         "data": pair.real.identity() if pair.real else None,
         "detector": made.fields() if made else None,

@@ -64,7 +64,8 @@ def _run_pair(
     request: Request, protocol: Protocol, opened: Opened, real: ClipSource | None
 ) -> Pair:
     data, run = opened.config.data, opened.run
-    held_out = Shards(f"{str(data.path).rstrip('/')}/{data.held_out}")
+    split = data.train if protocol.real_split == "train" else data.held_out
+    own = Shards(f"{str(data.path).rstrip('/')}/{split}")
     if request.generated is not None:
         raise UserError("run= and generated= are two answers to one question; give one of them")
     model = CheckpointModel(
@@ -77,7 +78,7 @@ def _run_pair(
     cache_model(model, opened, "cpu")
     if request.size is not None:
         raise UserError("size= goes with generated=: a run's clips have the size that it makes")
-    generated: ClipSource = Reconstructions(model, held_out)
+    generated: ClipSource = Reconstructions(model, own)
     what = None
     if not kind_of(protocol).rows and opened.recipe.samples:
         what = _kind(request, protocol, opened)
@@ -85,7 +86,7 @@ def _run_pair(
     else:
         _check_reconstructs(request, protocol, opened)
     return Pair(
-        (real or held_out) if kind_of(protocol).real else None,
+        (real or own) if kind_of(protocol).real else None,
         generated,
         SAMPLES if what else RECONSTRUCTIONS,
         request.stride or data.stride,
@@ -179,10 +180,15 @@ def check_frames(protocol: Protocol, detector: DetectorChoice | None, pair: Pair
 
 def counts_of(protocol: Protocol, pair: Pair) -> dict[str, int]:
     """Clips of each side: what the protocol asks for, as far as they are there."""
-    there = pair.real.count() if pair.real else None
-    real = min(there, protocol.clips) if there is not None else protocol.clips
-    made = pair.generated.count()
-    generated = real if made is None else min(made, protocol.clips)
+    there, made = pair.real.count() if pair.real else None, pair.generated.count()
+    if there is None and protocol.most_real is None:
+        raise UserError(
+            f"{protocol.full_name} compares with all real clips: give real= a folder, no function"
+        )
+    real = min(n for n in (there, protocol.most_real) if n is not None)
+    if made is None and protocol.real_clips is None:
+        made = real
+    generated = protocol.clips if made is None else min(made, protocol.clips)
     for name, count in (("real", real), ("generated", generated)):
         if count < 2 and (name == "generated" or pair.real):
             raise UserError(f"{name} set: {count} clip there, and a spread needs at least 2")

@@ -25,6 +25,7 @@ class Extraction(BlockJob):
 
     detector: DetectorChoice
     window: tuple[int, int] | None = None
+    crop: tuple[int, int] | None = None
     shuffled: bool = False
 
     def particulars(self) -> Mapping[str, Any]:
@@ -33,6 +34,7 @@ class Extraction(BlockJob):
             "takes": self.detector.takes,
             "window": self.window,
             "shuffled": self.shuffled,
+            **({"crop": self.crop} if self.crop else {}),
         }
 
     def arrays(self, task: BlockTask) -> Arrays:
@@ -71,6 +73,8 @@ def _seen(asked: Extraction, detector: Detector, clips: Clips) -> Iterator[tuple
 
 def _views(asked: Extraction, video: Tensor, keys: list[str]) -> Iterator[tuple[str, Tensor]]:
     """The clips as they are, or by windows; and with their frames shuffled."""
+    if asked.crop:
+        video = middle(video, asked.crop, keys)
     if asked.window is None:
         yield "", video
     else:
@@ -81,6 +85,14 @@ def _views(asked: Extraction, video: Tensor, keys: list[str]) -> Iterator[tuple[
             yield f"@{first}", video[:, first : first + size]
     if asked.shuffled and video.shape[1] > 1:
         yield SHUFFLED, shuffle_frames(video, keys)
+
+
+def middle(video: Tensor, size: tuple[int, int], keys: list[str]) -> Tensor:
+    """The middle of `B T H W C`, as high and wide as `size`."""
+    top, left = ((there - part) // 2 for there, part in zip(video.shape[2:4], size, strict=True))
+    if min(top, left) < 0:
+        raise UserError(f"{keys[0]} is {video.shape[2]}x{video.shape[3]}, a crop takes {size}")
+    return video[:, :, top : top + size[0], left : left + size[1]]
 
 
 def shuffle_frames(video: Tensor, keys: list[str]) -> Tensor:

@@ -38,6 +38,12 @@ class Protocol:
     """What becomes of real videos that are too short."""
     window: tuple[int, int] | None = None
     """Frames of a sliding window, and how far apart windows begin."""
+    crop: tuple[int, int] | None = None
+    """Height and width of the middle of each clip or window that the detector sees."""
+    real_split: Literal["held_out", "train"] = "held_out"
+    """Which split of a run's data is the real side, and what an autoencoder reconstructs."""
+    real_clips: int | Literal["all"] | None = None
+    """At most so many real clips, against `clips` generated ones; None: equally many."""
     what: str | None = None
     """The kind of sample that is measured; unless it says, what was asked for."""
     groups: int = 20
@@ -50,6 +56,11 @@ class Protocol:
     def block_of(self, clips: int) -> int:
         """Smaller blocks where there are few clips: the jackknife needs several."""
         return min(self.block, max(1, -(-clips // self.groups)))
+
+    @property
+    def most_real(self) -> int | None:
+        """None: all that are there."""
+        return None if self.real_clips == "all" else self.real_clips or self.clips
 
     @property
     def ddof(self) -> int:
