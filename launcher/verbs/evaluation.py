@@ -47,7 +47,7 @@ class EvaluateOptions(OnCluster):
     size: str | None = option(None, "the same for their size", shown="HxW")
     seed: int = option(0, "of the samples; default 0")
     steps: int | None = option(None, "of the sampler; default the config's")
-    what: str = option("clip", "what to sample, as in hvdm sample")
+    what: str | None = option(None, "what to sample, as in hvdm sample")
     extrapolate: bool = option(False, "the Fréchet distance at no sample-size bias as well")
     again: bool = option(False, "measure anew what is known already")
     out: str | None = option(
@@ -67,9 +67,12 @@ class EvaluateOptions(OnCluster):
 
 def evaluate(asked: EvaluateOptions) -> int:
     from eval.evaluate import evaluate_all
+    from eval.protocol.protocol import find
     from hvdm import opening
 
     where = asked.where("local")
+    for name in asked.protocol.split(","):
+        find(name)
     requests = _requests(asked, where)
     say = _quiet if asked.json else _say
     if asked.watch:

@@ -50,7 +50,7 @@ def server() -> Iterator[str]:
         # One that an earlier test left would still call that test's server.
         s3fs.S3FileSystem.clear_instance_cache()
 
-        fsspec.filesystem("s3").mkdir("runs")
+        fsspec.filesystem("s3").makedirs("runs", exist_ok=True)
         yield settings["AWS_ENDPOINT_URL"]
     server.stop()
 

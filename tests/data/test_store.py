@@ -58,7 +58,7 @@ def test_what_is_not_there_is_not_asked_for_again(server: FileServer) -> None:
     with pytest.raises(Absent, match=r"no such file"):
         open_store(server.url + "/train").read("nothing.json")
     assert server.asked == {"/train/nothing.json": 1}
-    with pytest.raises(UserError, match="give the folder of a split"):
+    with pytest.raises(UserError, match="data.path= is the folder or address above"):
         keys(server.url)
 
 

@@ -92,7 +92,7 @@ def test_a_gif_is_a_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert sharded(capsys, path, tmp_path / "set", *SHARD)["splits"]["train"]["clips"] == 3
     source = real("newtonscradle.gif")
     whole = sharded(capsys, source, tmp_path / "real", "scenes=false", "test=0", "static=0")
-    assert whole["splits"]["train"]["frames"]["mean"] == 36
+    assert whole["splits"]["train"]["frames"]["mean"] == 41  # of 36, some are shown longer
 
 
 def test_what_is_lost_names_clip_and_time_and_equal_reasons_once(

@@ -237,7 +237,7 @@ def measured_with(tmp_path, clips, name, protocol):
     return main(["evaluate", *asked, f"protocol={protocol}", f"detector={name}", "cluster=inline"])
 
 
-MADE = f"python:{Path(__file__).parent / 'eval_callables.py'}:shapes"
+MADE = f"python:{Path(__file__).parents[1] / 'eval_callables.py'}:shapes"
 DETECTORS = [("inception", "fid@1"), ("vgg16", "prc@1")]
 
 

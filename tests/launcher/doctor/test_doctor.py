@@ -107,7 +107,7 @@ def test_a_session_of_another_namespace_is_left_alone(tmp_path, monkeypatch):
     from launcher.workers import cluster
 
     monkeypatch.setattr(cluster.tempfile, "mkdtemp", lambda **_: str(made(tmp_path)))
-    monkeypatch.setattr(checks, "sessions", lambda _: sorted(tmp_path.glob("hvdm-ray-*")))
+    monkeypatch.setattr(reaching, "sessions", lambda _: sorted(tmp_path.glob("hvdm-ray-*")))
     monkeypatch.setattr(cluster.os, "getpid", lambda: 2**22 + 1)
     (tmp_path / "hvdm-ray-1-dead").mkdir()
     with cluster._folder() as first:

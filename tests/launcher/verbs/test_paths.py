@@ -23,7 +23,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.ray
-def test_checkpoints_at_a_relative_path_outlive_ray(shapes: Path, tmp_path: Path) -> None:
+def test_checkpoints_at_a_relative_path_outlive_ray(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a session that other tests have open looks for modules where they did
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests/sixth"))
     where = ["cluster=local", "cluster.workers=1", "cluster.cpus_per_worker=0.5"]
     typed = ["train", *QUICK, f"data.path={shapes}", "run=r", "checkpoint.path=ckpts", *where]
     assert main(typed) == 0
@@ -52,7 +56,7 @@ def bucket(shapes: Path) -> Iterator[str]:
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         s3fs.S3FileSystem.clear_instance_cache()
         client = fsspec.filesystem("s3")
-        client.mkdir("sets")
+        client.makedirs("sets", exist_ok=True)
         client.put(f"{shapes}/", "sets/shapes/", recursive=True)
         yield "s3://sets/shapes"
     server.stop()
