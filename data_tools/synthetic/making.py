@@ -1,11 +1,13 @@
 """A data set of rendered clips: `hvdm data synthetic`."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.synthetic.rendering import CLASSES, render
+from data_tools.finding import png
+from data_tools.synthetic import digits
+from data_tools.synthetic.rendering import CLASSES, Rendered, render
 from data_tools.writer import commit_folder, part_folder, shard_name, write_shard
 from hvdm import rng
 from hvdm.data.dissimilarity import dissimilarity
@@ -20,11 +22,18 @@ from hvdm.data.schema import (
     write_manifest,
 )
 from hvdm.data.shards import check_sizes
-from hvdm.errors import UserError
+from hvdm.errors import UserError, closest
 from hvdm.media.h264 import encode_h264
 
 GENERATOR = "synthetic"
 GENERATOR_VERSION = 2
+SHAPES_KIND, PICTURES_KIND = "shapes", "digits"
+KINDS: Mapping[str, tuple[str, ...]] = {
+    SHAPES_KIND: CLASSES,
+    PICTURES_KIND: digits.DIGIT_CLASSES,
+    "moving_digits": digits.DIGIT_CLASSES,
+}
+"""What can be made, and its classes."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,19 @@ class ClipStyle:
     height: int
     width: int
     fps: int
+    kind: str = SHAPES_KIND
+
+    def arguments(self) -> dict[str, Any]:
+        """The kind is left out where it is the first that there was."""
+        return {k: v for k, v in asdict(self).items() if (k, v) != ("kind", SHAPES_KIND)}
+
+    def render(self, split: str, index: int) -> Rendered:
+        if self.kind == SHAPES_KIND:
+            seed = rng.seed_of(self.seed, split)
+            return render(seed, index, self.frames, self.height, self.width)
+        if self.kind == PICTURES_KIND:
+            return digits.picture(split, index, self.height, self.width)
+        return digits.clip(self.seed, split, index, self.frames, self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -81,12 +103,13 @@ def make(
     width: int = 64,
     fps: int = 8,
     run: Run = map,
+    kind: str = SHAPES_KIND,
 ) -> Made:
     """Renders the clips of both splits; one shard is one job of `run`."""
-    look = ClipStyle(seed, frames, height, width, fps)
+    look = ClipStyle(seed, frames, height, width, fps, kind)
     _check(look, train, test, per_shard)
     counts = {name: count for name, count in (("train", train), ("test", test)) if count}
-    arguments = {**asdict(look), "train": train, "test": test, "per_shard": per_shard}
+    arguments = {**look.arguments(), "train": train, "test": test, "per_shard": per_shard}
     out = Path(out)
     if found := _found(out, counts, provenance(arguments)):
         return Made(out, found, fresh=False)
@@ -101,6 +124,13 @@ def make(
 
 
 def _check(look: ClipStyle, train: int, test: int, per_shard: int) -> None:
+    if look.kind not in KINDS:
+        raise UserError(f"kind={look.kind!r} is not known; {closest(look.kind, KINDS)}")
+    if look.kind == PICTURES_KIND and look.frames != 1:
+        raise UserError(
+            f"frames={look.frames}: kind={PICTURES_KIND} makes pictures, frames=1; "
+            "kind=moving_digits makes clips"
+        )
     if min(look.frames, look.height, look.width, look.fps, per_shard) < 1 or min(train, test) < 0:
         raise UserError("frames, height, width, fps and per_shard are at least 1, train and test 0")
     if train + test < 1:
@@ -111,12 +141,12 @@ def _check(look: ClipStyle, train: int, test: int, per_shard: int) -> None:
         )
 
 
-def provenance(arguments: dict[str, int]) -> dict[str, Any]:
+def provenance(arguments: dict[str, Any]) -> dict[str, Any]:
     return {
         "generator": GENERATOR,
         "version": GENERATOR_VERSION,
         "arguments": arguments,
-        "classes": list(CLASSES),
+        "classes": list(KINDS[arguments.get("kind", SHAPES_KIND)]),
     }
 
 
@@ -159,7 +189,7 @@ def _jobs(
 
 
 def _manifest(
-    split: str, jobs: list[RenderJob], shards: list[Shard], arguments: dict[str, int]
+    split: str, jobs: list[RenderJob], shards: list[Shard], arguments: dict[str, Any]
 ) -> Manifest:
     own = tuple(shard for job, shard in zip(jobs, shards, strict=True) if job.split == split)
     total = sum(shard.samples for shard in own)
@@ -173,19 +203,22 @@ def render_shard(job: RenderJob) -> Shard:
 
 
 def render_sample(look: ClipStyle, split: str, index: int) -> Sample:
-    seed = rng.seed_of(look.seed, split)
-    clip = render(seed, index, look.frames, look.height, look.width)
+    clip = look.render(split, index)
     about = {
         "label": clip.label,
-        "class": CLASSES[clip.label],
-        "motion": clip.strength,
-        "dssim": dissimilarity(clip.video[0], clip.video[-1]),
+        "class": KINDS[look.kind][clip.label],
         "description": clip.description,
-        "frames": look.frames,
         "height": look.height,
         "width": look.width,
-        "fps": look.fps,
         "source": f"{GENERATOR}-{look.seed}-{split}-{index}",
     }
-    parts = {"json": canonical(about), "mp4": encode_h264(clip.video, look.fps)}
-    return Sample(f"{split}-{index:08d}", parts)
+    key = f"{split}-{index:08d}"
+    if look.kind == PICTURES_KIND:
+        return Sample(key, {"json": canonical(about), "png": png(clip.video[0])})
+    about |= {
+        "motion": clip.strength,
+        "dssim": dissimilarity(clip.video[0], clip.video[-1]),
+        "frames": look.frames,
+        "fps": look.fps,
+    }
+    return Sample(key, {"json": canonical(about), "mp4": encode_h264(clip.video, look.fps)})

@@ -108,7 +108,7 @@ class Actor:
     def _position(self, time: float) -> tuple[float, float]:
         (x, y), (across, along) = self.place, self.velocity
         if self.path == "bouncing":
-            return _reflect(x + across * time), _reflect(y + along * time)
+            return reflect(x + across * time), reflect(y + along * time)
         turn = self.phase + 4 * math.hypot(across, along) * time
         if self.path == "circling":
             return 0.7 * x + 0.4 * math.cos(turn), 0.7 * y + 0.4 * math.sin(turn)
@@ -117,7 +117,7 @@ class Actor:
         return 0.6 * x + sway * math.cos(heading), 0.6 * y + sway * math.sin(heading)
 
 
-def _reflect(value: float, limit: float = 0.75) -> float:
+def reflect(value: float, limit: float = 0.75) -> float:
     """A straight course that bounces off the limits."""
     within = (value + limit) % (4 * limit)
     return (within if within <= 2 * limit else 4 * limit - within) - limit

@@ -39,24 +39,31 @@ def _tell(as_json: bool, answer: Any, text: Any) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticOptions(Shared):
+    kind: str = option(
+        "shapes", "moving shapes; real handwriting", shown="shapes|digits|moving_digits"
+    )
     out: str = option(FOLDER, "where to", shown="DIR")
     train: int = option(256, "clips to train on")
     test: int = option(64, "clips held out")
-    frames: int = option(16, "of a clip", least=1)
+    frames: int | None = option(None, "of a clip; default 16, of digits 1", least=1)
     height: int = option(32, "in pixels", least=1)
     width: int = option(32, "in pixels", least=1)
     fps: int = option(8, "frames a second", least=1)
     per_shard: int = option(32, "clips in a shard", least=1)
     seed: int = option(0, "equal arguments give equal bytes")
-    examples: ClassVar = ("data synthetic out=datasets/shapes train=256 test=64",)
+    examples: ClassVar = (
+        "data synthetic out=datasets/shapes train=256 test=64",
+        "data synthetic kind=digits out=datasets/digits train=1400 test=397",
+    )
 
 
 def synthetic(asked: SyntheticOptions) -> int:
     from data_tools.synthetic import making
 
-    keys = ("train", "test", "per_shard", "frames", "height", "width", "seed", "fps")
-    numbers = {key: getattr(asked, key) for key in keys}
-    made = making.make(Path(asked.out), run=asked.executor(), **numbers)
+    keys = ("train", "test", "per_shard", "height", "width", "seed", "fps", "kind")
+    given = {key: getattr(asked, key) for key in keys}
+    frames = asked.frames or (1 if asked.kind == making.PICTURES_KIND else 16)
+    made = making.make(Path(asked.out), run=asked.executor(), frames=frames, **given)
     counts = {name: manifest.samples for name, manifest in made.manifests.items()}
     answer = {"folder": str(made.folder), "fresh": made.fresh, "clips": counts}
     return _tell(asked.json, answer, made)

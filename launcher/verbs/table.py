@@ -54,7 +54,7 @@ _ALL = (
     ("checkpoint export", "writes a run's weights under the public code's names, or under ours",
      f"{_CHECKPOINT}:export"),
     ("data synthetic",
-     "makes a data set of moving shapes, as WebDataset shards with manifest and index",
+     "makes a data set of shapes or digits, as WebDataset shards with manifest and index",
      f"{_DATA}:synthetic"),
     ("data shard", "videos or pictures become shards; killed and started again, it goes on",
      f"{_DATA}:shard"),
