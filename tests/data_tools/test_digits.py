@@ -8,6 +8,7 @@ import pytest
 from data_tools.synthetic import digits
 from data_tools.verify import verify
 from hvdm.data.clips import ClipSpec
+from hvdm.data.fields import label, video
 from hvdm.data.loader import Loader
 from hvdm.data.schema import read_manifest
 from launcher.cli import main
@@ -59,8 +60,9 @@ def test_data_sets_of_digits(kind, frames, suffix, tmp_path, capsys):
     provenance = read_manifest(out / "train").provenance
     assert provenance["classes"] == list("0123456789")
     assert provenance["arguments"]["kind"] == kind
-    loader = Loader({str(out / "test"): 1.0}, ClipSpec(frames, 16, 16), seed=0, threads=0)
-    with loader:
+    spec = ClipSpec(frames, 16, 16)
+    fields = (video(spec), label(10))
+    with Loader({str(out / "test"): 1.0}, spec, seed=0, threads=0, fields=fields) as loader:
         rows = loader.sequential(range(6))
     assert rows["video"].shape == (6, frames, 16, 16, 3)
     if kind == "digits":

@@ -17,8 +17,6 @@ from hvdm.recipes.wavediff.layers import (
 )
 
 SLOPE = 0.2
-WIDTH = 64
-WIDEST = 8 * WIDTH
 
 
 def active(x: Tensor) -> Tensor:
@@ -67,26 +65,36 @@ class Discriminator(nn.Module):
     """`small`: a first block at full size. Scores are sums over the last plane."""
 
     def __init__(
-        self, channels: int, layers: int, small: bool, group: int, time: int = 256
+        self,
+        channels: int,
+        layers: int,
+        small: bool,
+        group: int,
+        labels: int = 0,
+        width: int = 64,
+        time: int = 256,
     ) -> None:
         super().__init__()
         self.group = group
-        first = 2 * WIDTH
+        self.label = nn.Embedding(labels, time) if labels else None
+        first, widest = 2 * width, 8 * width
         widths = [first] if small else []
-        widths += [min(first * 2**i, WIDEST) for i in range(layers + (not small))]
+        widths += [min(first * 2**i, widest) for i in range(layers + (not small))]
         self.time = CriticTime(time)
         self.stem = convolution(2 * channels, first, 1)
         self.blocks = nn.ModuleList(
             CriticBlock(inputs, outputs, time, down=not (small and i == 0))
             for i, (inputs, outputs) in enumerate(pairwise(widths))
         )
-        self.last = convolution(WIDEST + 1, WIDEST, scale=ALMOST_ZERO if small else 1.0)
-        self.score = linear(WIDEST, 1)
+        self.last = convolution(widest + 1, widest, scale=ALMOST_ZERO if small else 1.0)
+        self.score = linear(widest, 1)
 
-    def forward(self, y: Tensor, noisier: Tensor, t: Tensor) -> Tensor:
-        """`B C H W` twice, `B` -> `B`."""
+    def forward(self, y: Tensor, noisier: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """`B C H W` twice, `B` twice -> `B`."""
         pair = torch.cat((y, noisier), 1)
         h, time = self.stem(pair), self.time(t, pair)
+        if self.label is not None:
+            time = time + self.label(label)
         for block in self.blocks:
             h = block(h, time)
         h = active(self.last(torch.cat((h, deviation(h, self.group)), 1)))

@@ -54,6 +54,7 @@ class GeneratorShape:
     style: int = 256
     mapping: int = 3
     folded: int = 1
+    labels: int = 0
     released: bool = False
 
 
@@ -123,6 +124,7 @@ class Generator(nn.Module):
         time, self.deep = 4 * shape.width, len(shape.multipliers) - 1
         widths = [shape.width * m for m in shape.multipliers]
         self.time = Time(shape.width, time)
+        self.label = nn.Embedding(shape.labels, time) if shape.labels else None
         self.mapping = Mapping(shape.drawn, shape.style, shape.mapping)
         inputs = shape.channels * shape.folded**2
         self.stem = convolution(inputs, shape.width)
@@ -183,10 +185,12 @@ class Generator(nn.Module):
             widen = FirUp(width, width, shape.style, time)
         return Up(blocks, Attention(width) if attends else None, widen)
 
-    def forward(self, y: Tensor, t: Tensor, z: Tensor) -> Tensor:
-        """`B C H W`, `B`, `B Z` -> `B C H W`."""
+    def forward(self, y: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """`B C H W`, `B`, `B Z`, `B` -> `B C H W`."""
         x = folded(y, self.shape.folded)
         time, style = self.time(t, x), self.mapping(z)
+        if self.label is not None:
+            time = time + self.label(label)
         h, across, high = self._descend(x, time, style)
         h = self.middle(h, time, style)
         h = self._ascend(h, across, high, time, style)
