@@ -34,7 +34,8 @@ def test_a_protocol_says_the_split_and_the_counts_of_the_real_side(make_run, mon
         evaluate(Request(str(run), "toy/all@1", clips=6, real=SHAPES, **asked), say=quiet)
 
 
-def test_a_crop_is_what_the_detector_sees(clips, monkeypatch):
+def test_a_crop_is_what_the_detector_sees(clips, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     asked = {"detector": "untrained", "real": str(clips / "test"), "generated": SHAPES, "clips": 6}
     whole = evaluate(Request(None, "fid@1", **asked), say=quiet)
     named = replace(find("fid"), name="toy/crop", window=(2, 2), crop=(16, 8))
