@@ -41,7 +41,8 @@ demo: $(READY)
 # Two at a time on the two cores of a small machine; CORES=0 is one after the other.
 CORES ?= 2
 test: $(READY)
-	@$(VENV)/bin/python -m pytest --numprocesses=$(CORES) --dist=loadgroup --no-loadscope-reorder
+	@$(VENV)/bin/python -m pytest --numprocesses=$(CORES) --dist=loadgroup --no-loadscope-reorder \
+		$(MORE)
 
 # Workers under Ray, and hosts in network namespaces on this machine: cut off, slowed and killed.
 # MORE=--last-failed does again what failed.
