@@ -55,10 +55,12 @@ def _of(table: Tensor, t: Tensor, like: Tensor) -> Tensor:
 def large_steps(count: int) -> LargeSteps:
     times = torch.linspace(0, 1, count + 1, dtype=torch.float64, device="cpu")
     levels = _alpha_bar(times * (1 - CLEANEST) + CLEANEST)
-    betas = torch.cat((torch.tensor([1e-8], dtype=torch.float64), 1 - levels[1:] / levels[:-1]))
+    betas = torch.cat(
+        (torch.tensor([1e-8], dtype=torch.float64, device="cpu"), 1 - levels[1:] / levels[:-1])
+    )
     kept = (1 - betas).sqrt().cumprod(0)
     beta, now = betas[1:], (1 - betas[1:]).cumprod(0)
-    before = torch.cat((torch.ones(1, dtype=torch.float64), now[:-1]))
+    before = torch.cat((torch.ones(1, dtype=torch.float64, device="cpu"), now[:-1]))
     return LargeSteps(
         betas=betas,
         kept=kept,

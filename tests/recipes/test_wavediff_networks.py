@@ -9,7 +9,7 @@ import torch
 
 from hvdm.ops import fir
 from hvdm.ops.large_steps import large_steps
-from hvdm.recipes.wavediff import released
+from hvdm.recipes.wavediff import public_names as released
 from hvdm.recipes.wavediff.discriminator import Discriminator, deviation
 from hvdm.recipes.wavediff.generator import Generator, GeneratorShape, folded, unfolded
 from hvdm.recipes.wavediff.layers import joined, split

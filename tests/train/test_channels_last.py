@@ -10,6 +10,7 @@ from torch import nn
 from hvdm import opening
 from hvdm.config import EngineConfig
 from hvdm.nets.blocks import channels_last
+from hvdm.recipe import as_batch
 from hvdm.run import run
 from launcher.verbs.distance import difference
 from tests.run.test_resume import last_hashes, train
@@ -67,7 +68,7 @@ def test_both_layouts_train_alike_and_are_opened(shapes: Path, tmp_path: Path) -
     clip = torch.rand(1, 3, 4, 16, 16)
     with torch.no_grad():
         plain, other = (
-            opened.recipe.encode(opened.nets, clip)
+            opened.recipe.coder.encode(opened.nets, as_batch(clip))
             for opened in map(opening.open_run, (tmp_path / "plain", tmp_path / "mixed"))
         )
     torch.testing.assert_close(other, plain, atol=1e-5, rtol=0)

@@ -195,7 +195,9 @@ class WaveDiffusion:
         _, t, before, after = self._drawn(batch, context)
         with torch.no_grad():
             _, made = self._answer(after, t, label, context)
-        penalized = context.step % config.penalty_every == 0 and config.gradient_penalty > 0
+        # without gradients, as where operations are counted, there is no slope
+        due = context.step % config.penalty_every == 0 and torch.is_grad_enabled()
+        penalized = due and config.gradient_penalty > 0
         before = before.requires_grad_(penalized)
         real, fake = critic(before, after, t, label), critic(made, after, t, label)
         loss = functional.softplus(-real) + functional.softplus(fake)
