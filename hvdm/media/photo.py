@@ -3,7 +3,7 @@
 import io
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,6 @@ from hvdm.data.clips import resize
 from hvdm.errors import UserError
 
 Pixels = npt.NDArray[np.uint8]
-Fit = Literal["crop", "pad"]
 FITS = ("crop", "pad")
 PAPER = (255, 255, 255, 255)
 """What is behind a transparent picture."""

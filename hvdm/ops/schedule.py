@@ -37,12 +37,6 @@ def x0_from_eps(x: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     return (x - noise * eps) / signal
 
 
-def eps_from_x0(x: Tensor, t: Tensor, x0: Tensor, alpha_bar: Tensor) -> Tensor:
-    """The eps that `q_sample` would have made `x` from with this `x0`."""
-    signal, noise = signal_and_noise(alpha_bar, t, x)
-    return (x - signal * x0) / noise
-
-
 def v_from(x0: Tensor, t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (arXiv 2202.00512, appendix D)."""
     signal, noise = signal_and_noise(alpha_bar, t, x0)
