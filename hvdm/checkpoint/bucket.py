@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from hvdm.checkpoint import faults
 from hvdm.checkpoint.storage import (
@@ -24,7 +24,7 @@ from hvdm.checkpoint.storage import (
     parsed,
     step_of,
 )
-from hvdm.data.store import OUTAGE_S, Absent, Outage, persistent
+from hvdm.data.store import OUTAGE_S, REQUEST_S, Absent, Outage, client_of, persistent
 from hvdm.errors import RunError, UserError
 from hvdm.redaction import redacted
 
@@ -94,7 +94,7 @@ class Bucket:
     def begin(self, name: str) -> str:
         """What a killed save left is there from the start, so the bucket is listed once."""
         if not self._swept:
-            self.sweep()
+            self.patiently(self.sweep, name)
             self._swept = True
         return f"{name}/{time.time_ns():x}"
 
@@ -131,13 +131,16 @@ class Bucket:
             raise
         handle.close()
 
+    def patiently(self, action: Callable[[], T], what: str) -> T:
+        """An outage is waited for; what is forbidden, or has no bucket, is not asked for again."""
+        return persistent(partial(_allowed, action), f"{self.where}/{what}", OUTAGE_S, to="write")
+
     def commit(self, part: str, name: str, manifest: Mapping[str, Any]) -> None:
         step = step_of(name)
         attempt = part.rsplit("/", 1)[1]
         faults.reach("manifest-written", step)
-        self._fs.pipe_file(
-            f"{self._root}/{name}/{MANIFEST}", dumped({**manifest, "attempt": attempt})
-        )
+        place, content = f"{name}/{MANIFEST}", dumped({**manifest, "attempt": attempt})
+        self.patiently(partial(self._fs.pipe_file, f"{self._root}/{place}", content), place)
         faults.reach("renamed", step)
         faults.reach("replaced", step)
         shutil.rmtree(self.cache, ignore_errors=True)
@@ -170,12 +173,16 @@ def _line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _opened(address: str) -> tuple[Any, str]:
-    import fsspec
-
+def _allowed(action: Callable[[], T]) -> T:
     try:
-        fs, root = fsspec.core.url_to_fs(address)
-    except (ImportError, ValueError) as error:
-        where = redacted(address)
-        raise UserError(f"checkpoint.path={where} cannot be opened: {_line(error)}") from None
-    return fs, cast(str, root).rstrip("/")
+        return action()
+    except (FileNotFoundError, PermissionError) as error:
+        raise RunError(_line(error)) from error
+
+
+def _opened(address: str) -> tuple[Any, str]:
+    try:
+        fs, root = client_of(address, REQUEST_S)
+    except UserError as error:
+        raise UserError(f"checkpoint.path={error}") from None
+    return fs, root.rstrip("/")

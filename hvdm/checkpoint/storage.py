@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from hvdm.checkpoint import faults
 
@@ -19,6 +19,7 @@ LATEST = "latest"
 PART, TRASH, NEW = ".part-", ".trash-", "+"
 _CHUNK = 2**20
 
+T = TypeVar("T")
 Row = Mapping[str, Any]
 """A file's bytes and sha256."""
 
@@ -48,6 +49,10 @@ class Storage(Protocol):
 
     def writing(self, part: str, file: str) -> Any:
         """A block with a handle to write to; the bytes are durable when it ends."""
+        ...
+
+    def patiently(self, action: Callable[[], T], what: str) -> T:
+        """Writes again what an outage of the store undid."""
         ...
 
     def commit(self, part: str, name: str, manifest: Mapping[str, Any]) -> None: ...
@@ -159,6 +164,10 @@ class Folder:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
+
+    def patiently(self, action: Callable[[], T], what: str) -> T:
+        """A full disk does not mend itself: the save is abandoned, and training goes on."""
+        return action()
 
     def commit(self, part: str, name: str, manifest: Mapping[str, Any]) -> None:
         step = step_of(name)

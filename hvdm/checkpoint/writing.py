@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def buffers(engine: Engine) -> Iterable[tuple[str, Tensor]]:
     return [(name, b) for name, b in named if name in kept and moves(engine.part, name)]
 
 
-class Stopped(Exception):
+class Stopped(RunError):
     """The save was abandoned while its files were being written."""
 
 
@@ -183,12 +184,21 @@ def write_files(
     """Writes, hashes and makes durable; gives each file's row of the manifest."""
     rows = {}
     for file, image in images.items():
-        with place.writing(part, file) as handle:
-            faults.reach("file-begun", step)
-            rows[file] = _write(handle, image, step, stop)
+        action = partial(_write_one, place, part, file, image, step, stop)
+        rows[file] = place.patiently(action, f"{part}/{file}")
         faults.reach("file-sealed", step)
     faults.reach("files-done", step)
     return rows
+
+
+def _write_one(
+    place: Storage, part: str, file: str, image: Image, step: int, stop: threading.Event
+) -> dict[str, Any]:
+    if stop.is_set():
+        raise Stopped
+    with place.writing(part, file) as handle:
+        faults.reach("file-begun", step)
+        return _write(handle, image, step, stop)
 
 
 def _write(handle: Any, image: Image, step: int, stop: threading.Event) -> dict[str, Any]:

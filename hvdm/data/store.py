@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from hvdm.errors import RunError, UserError
+from hvdm.redaction import redacted
 
 T = TypeVar("T")
 
@@ -18,6 +19,8 @@ PAUSES = (0.1, 0.4, 1.6, 6.4, *(15.0,) * 240)
 """Seconds before each new attempt, stretched at random by up to half."""
 SHORT_S, OUTAGE_S = 3.0, 180.0
 """How long a reader tries: a command that has just begun, and a run that is on its way."""
+REQUEST_S = 60.0
+"""How long a store may take over one answer."""
 LOOKED_AT = "manifest.json"
 _jitter = random.SystemRandom()
 
@@ -57,7 +60,9 @@ def join(location: str | Path, name: str) -> str:
     return f"{text.rstrip('/')}/{name}" if is_remote(text) else str(Path(text) / name)
 
 
-def open_store(location: str | Path, timeout_s: float = 60.0, outage_s: float = SHORT_S) -> Store:
+def open_store(
+    location: str | Path, timeout_s: float = REQUEST_S, outage_s: float = SHORT_S
+) -> Store:
     """The store of a folder such as `DIR/train`, `s3://bucket/set/train` or `https://…`."""
     if is_remote(location):
         return RemoteStore(str(location), timeout_s, outage_s)
@@ -69,6 +74,7 @@ def persistent(
     what: str,
     outage_s: float,
     look: Callable[[], Any] | None = None,
+    to: str = "read",
 ) -> T:
     """The action's result; a failing disk or network gets more chances, a missing file none.
 
@@ -80,14 +86,14 @@ def persistent(
             return action()
         except FileNotFoundError as error:
             raise Absent(f"cannot read {what}: there is no such file; restore it") from error
-        except UserError:
+        except (UserError, RunError):
             raise
         except Exception as error:  # storage clients raise more kinds than they document
             if pause is None or time.monotonic() + pause > until:
                 reason = str(error) or type(error).__name__
                 kind = Unreachable if look and _answers(look) else Outage
                 hint = "check the disk, the mount or the network"
-                raise kind(f"cannot read {what}: {reason}; {hint}") from error
+                raise kind(f"cannot {to} {what}: {reason}; {hint}") from error
         time.sleep(pause * (1 + _jitter.random() / 2))
     raise AssertionError("the last attempt returns or raises")
 
@@ -173,19 +179,19 @@ class RemoteStore:
     def _client(self) -> tuple[Any, str]:
         with self._lock:
             if self._opened is None or self._opened[0] != os.getpid():
-                self._opened = (os.getpid(), *_client_of(self.address, self.timeout_s))
+                self._opened = (os.getpid(), *client_of(self.address, self.timeout_s))
             return self._opened[1], self._opened[2]
 
 
-def _client_of(address: str, timeout_s: float) -> tuple[Any, str]:
+def client_of(address: str, timeout_s: float) -> tuple[Any, str]:
     import fsspec
 
     protocol = address.partition("://")[0]
     try:
         return fsspec.core.url_to_fs(address, **_options(protocol, timeout_s))
     except (ImportError, ValueError) as error:
-        line = str(error).splitlines()[0]
-        raise UserError(f"{address} cannot be opened: {line}") from None
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{redacted(address)} cannot be opened: {line}") from None
 
 
 def _options(protocol: str, timeout_s: float) -> dict[str, Any]:

@@ -172,11 +172,48 @@ def test_an_upload_that_fails_costs_one_checkpoint(
         return honest(self, part, file)
 
     monkeypatch.setattr(Bucket, "writing", refused)
+    monkeypatch.setattr(store, "PAUSES", (0.0,) * 3)
     run.train(config, sinks=())
     (failed,) = _events(config, "save_failed")
-    assert (failed["step"], failed["reason"]) == (2, "rank 0: 503 Slow Down")
+    assert failed["step"] == 2
+    assert "generator.ema.rank00000.safetensors: 503 Slow Down" in failed["reason"]
     assert steps(config) == [3, 4]
     assert not [path for path in objects(config) if path.startswith("step-00000002")]
+
+
+def test_an_outage_while_saving_costs_no_checkpoint(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uploads and the commit are tried again; what is forbidden is not."""
+    run.train(replace(config, steps=1), sinks=())
+    tries, client = {"open": 0, "pipe_file": 0}, bucket(config)._fs
+    for name in tries:
+        honest = getattr(client, name)
+
+        def refused(*given: Any, name: str = name, honest: Any = honest, **more: Any) -> Any:
+            tries[name] += 1
+            if tries[name] < 4:
+                raise OSError("503 Slow Down")
+            return honest(*given, **more)
+
+        monkeypatch.setattr(client, name, refused)
+    monkeypatch.setattr(store, "PAUSES", (0.0,) * 9)
+    run.train(config, sinks=())
+    assert steps(config) == [3, 4] and not _events(config, "save_failed")
+    assert min(tries.values()) > 4
+
+
+def test_what_a_store_forbids_is_told_at_once(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.train(replace(config, steps=1), sinks=())
+
+    def forbidden(*given: Any, **more: Any) -> Any:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(bucket(config)._fs, "open", forbidden)
+    with pytest.raises(RunError, match="was not written to s3://.*Access Denied.*2 in a row"):
+        run.train(config, sinks=())
 
 
 def test_a_server_that_is_gone_is_fatal_after_some(
