@@ -42,6 +42,16 @@ def kept_together() -> Iterator[None]:
         _several = False
 
 
+def is_of_peers(error: BaseException) -> bool:
+    """Whether a collective call failed: the cause is another rank's, or the network's.
+
+    gloo raises plain RuntimeErrors, which begin with the place in its source.
+    """
+    if isinstance(error, ConnectionError | torch_dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and "gloo" in str(error)
+
+
 def is_started() -> bool:
     return torch_dist.is_initialized()
 

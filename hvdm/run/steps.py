@@ -10,7 +10,7 @@ from hvdm.checkpoint.saver import Saver
 from hvdm.config import steps_of
 from hvdm.data.loader import Loader, Substitution
 from hvdm.recipe import group_of
-from hvdm.run import stopping
+from hvdm.run import failing, stopping
 from hvdm.run.account import Account, marked
 from hvdm.run.meter import Meter
 from hvdm.train.loop import Session, train_step
@@ -44,7 +44,7 @@ class Steps:
         rows = self.loader.steps(first, self._total, *share, group)
         with stopping.listening(), marked(folder) as mark:
             for done, batches in enumerate(self.account.during("data", rows), start=first + 1):
-                with self.account.on("compute"):
+                with self.account.on("compute"), failing.told(done):
                     means = train_step(self.session, done - 1, batches, self._before_update)
                 mark(done)
                 if done == first + 1:

@@ -15,7 +15,7 @@ from hvdm.data.schema import read_manifest
 from hvdm.data.store import join
 from hvdm.errors import RunError, UserError
 from hvdm.events import JsonLines, Sink, read_lines
-from hvdm.run import claims, resuming, stopping
+from hvdm.run import claims, failing, resuming, stopping
 from hvdm.run.ledger import ENDS
 from launcher.progress import Onlooker, timed
 from launcher.workers import cluster, group, stop_file, worker
@@ -55,7 +55,7 @@ def _inline(config: RunConfig, shown: Sink, gone: Gone) -> int:
 
     folder = Path(config.run)
     resuming.forget_request(folder)
-    with _told(config):
+    with _told(config), failing.alone():
         source = lambda: stopping.ASKED if gone() else ""  # noqa: E731
         outcome = run.train(config, [shown], [source])
     return 0 if outcome.finished else STOPPED_BY_SIGNAL
@@ -65,6 +65,7 @@ def _on_ray(config: RunConfig, shown: Sink, gone: Gone) -> int:
     folder = Path(config.run)
     worker.taken_note(config.run)
     stop_file.clear(folder)
+    failing.forget(folder)
     config = replace(config, resume=resuming.leave_request(folder, config.resume))
     with _told(config), _connected(config.cluster), _followed(folder, shown, gone):
         _tell(folder, event="note", text=worker.STARTING)

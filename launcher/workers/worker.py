@@ -11,7 +11,7 @@ from hvdm import config as configs
 from hvdm.data.store import Outage
 from hvdm.errors import RunError, UserError
 from hvdm.events import read_lines
-from hvdm.run import claims, stopping
+from hvdm.run import claims, failing, stopping
 from launcher.workers import spares, stop_file
 
 FATAL = ".fatal.json"
@@ -35,6 +35,7 @@ def train(mapping: Mapping[str, Any]) -> None:
     os.environ["LOCAL_RANK"] = str(context.get_local_rank())
     if context.get_world_rank() == 0:
         _tell_arrival(folder)
+    before = failing.noted(folder)
     sources = [_asked(folder, context.get_world_rank()), _drained(context)]
     if config.cluster.spares:
         sources.append(spares.Spare())
@@ -42,6 +43,11 @@ def train(mapping: Mapping[str, Any]) -> None:
         outcome = run.train(config, sinks=(), sources=sources)
     except (claims.Taken, Outage):
         raise  # by the group before, which was cut off and dies; or storage: Ray tries again
+    except failing.StepFailed as error:
+        if before == (error.step, error.kind):
+            _leave_note(config.run, error.final())
+        failing.note(folder, error)
+        raise
     except (UserError, RunError) as error:
         _leave_note(config.run, error)
         raise
