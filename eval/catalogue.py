@@ -2,7 +2,7 @@
 
 from eval.protocol.kinds import Kind
 from eval.protocol.protocol import Protocol
-from eval.summaries import frechet, reconstruction, scores, tables
+from eval.summaries import classes, frechet, reconstruction, scores, tables
 
 _ALL = (
     Kind(
@@ -12,6 +12,7 @@ _ALL = (
         remarks=reconstruction.remarks,
     ),
     Kind("frechet", frechet.summarize),
+    Kind("classes", classes.summarize, classes=True),
     Kind("mmd", scores.kvd),
     Kind("kid", scores.kid),
     Kind("precision", scores.precision),

@@ -86,6 +86,10 @@ def _detector(request: Request, protocol: Protocol) -> DetectorChoice | None:
     name = request.detector or protocol.detector_default
     if name is None:
         return None
+    if kind_of(protocol).classes and detectors.PLACE not in detectors.find(name).layers:
+        raise UserError(
+            f"detector={name} does not read, which {protocol.full_name} asks for; leave it out"
+        )
     return detectors.choose(name, protocol.takes, protocol.way, _folder(request))
 
 
@@ -153,7 +157,13 @@ def _works(
         works["rows"] = rows(_folder(request), **common)
     if detector is None:
         return works
-    made = Extraction(**common, detector=detector, window=protocol.window, crop=protocol.crop)
+    made = Extraction(
+        **common,
+        detector=detector,
+        window=protocol.window,
+        crop=protocol.crop,
+        labelled=kind_of(protocol).classes,
+    )
     if pair.real is not None:
         frames = protocol.window[0] if protocol.window else pair.frames
         works["real"] = replace(
@@ -164,6 +174,11 @@ def _works(
             block=protocol.block_of(counts["real"]),
             shuffled=detector.takes == "clips" and not protocol.window,
         )
+    if pair.known is not None and (there := pair.known.count()):
+        known = replace(
+            works["real"], source=pair.known, clips=there, block=protocol.block_of(there)
+        )
+        works |= {"known": known, "blurred": replace(known, look=replace(known.look, blurred=True))}
     return {**works, "generated": made}
 
 
@@ -247,6 +262,6 @@ def _wanted_file(request: Request, protocol: Protocol) -> str:
     name = protocol.detector_default or "i3d"
     asked = detectors.KNOWN[name].weights
     if asked is None:
-        return f"detector={name} would be"
+        return f"detector={name} is of this package alone"
     file = weights.known(asked)
     return f"detector={name} would be, with {file.file} ({file.expected}) in {_folder(request)}"

@@ -38,6 +38,8 @@ class Pair:
     size: tuple[int, int] | None
     frames: int | None
     threads: int
+    known: ClipSource | None = None
+    """What the model learned from, for kinds that look for copies."""
 
 
 def keeps_averages(found: Checkpoint) -> bool:
@@ -51,6 +53,8 @@ def pair_of(request: Request, protocol: Protocol, opened: Opened | None) -> Pair
     assert request.generated is not None
     if kind_of(protocol).rows:
         raise UserError(f"protocol={protocol.full_name} needs run=: a model that encodes")
+    if kind_of(protocol).classes:
+        raise UserError(f"protocol={protocol.full_name} needs run=: what it learned, and was asked")
     generated = source_of(request.generated, request.seed)
     real = real if kind_of(protocol).real else None
     if real is not None and real.identity() == generated.identity():
@@ -93,6 +97,7 @@ def _run_pair(
         (data.height, data.width),
         _run_frames(request, protocol, opened, what),
         opened.config.engine.threads,
+        Shards(f"{str(data.path).rstrip('/')}/{data.train}") if kind_of(protocol).classes else None,
     )
 
 

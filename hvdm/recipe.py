@@ -177,12 +177,14 @@ class SampleKind:
     """Something that a recipe samples.
 
     `options` is a dataclass of `hvdm.options.option` fields; `medium` says what comes, and how it
-    is written: film, images, depth, spectrum, mesh or page (hvdm/media/writers.py).
+    is written: film, images, depth, spectrum, mesh or page (hvdm/media/writers.py). `label` says
+    which class a draw is asked for, given the options.
     """
 
     about: str
     options: type = NoOptions
     medium: str = "film"
+    label: Callable[[Any, int], int | None] = lambda options, draw: None
 
 
 @dataclass(frozen=True)

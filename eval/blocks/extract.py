@@ -16,7 +16,7 @@ from eval.networks.detectors import FEATURES, Detector, DetectorChoice, make
 from hvdm import rng
 from hvdm.errors import UserError
 
-SHUFFLED = "shuffled"
+SHUFFLED, LABEL = "shuffled", "label"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class Extraction(BlockJob):
     window: tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
     shuffled: bool = False
+    labelled: bool = False
 
     def particulars(self) -> Mapping[str, Any]:
         return {
@@ -35,6 +36,7 @@ class Extraction(BlockJob):
             "window": self.window,
             "shuffled": self.shuffled,
             **({"crop": self.crop} if self.crop else {}),
+            **({"labelled": True} if self.labelled else {}),
         }
 
     def arrays(self, task: BlockTask) -> Arrays:
@@ -53,6 +55,8 @@ class Extraction(BlockJob):
                 for layer, rows in _seen(self, detector, clips):
                     found.setdefault(layer, []).append(rows)
         arrays: Arrays = {layer: np.concatenate(rows) for layer, rows in found.items()}
+        if self.labelled:
+            arrays[LABEL] = np.asarray(self.source.labels(task.indices, self.device))
         return arrays | about(task.number, keys, short, preview)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from hvdm.data.containers import open_picture
 from hvdm.data.decode import CannotDecode, Frames, decode_all
-from hvdm.data.fields import read_media
+from hvdm.data.facts import whole
+from hvdm.data.fields import about_of, read_media
 from hvdm.data.schema import read_manifest
 from hvdm.data.shards import ShardReader
 from hvdm.errors import RunError
@@ -121,3 +122,12 @@ def sample(reader: ShardReader, index: int) -> tuple[str, Frames]:
         return key, read_media(reader.sample(shard, inner), strict=True, name=key)
     except CannotDecode as error:
         raise RunError(f"{error}; mend it or leave it away") from None
+
+
+def label_of(reader: ShardReader, index: int) -> int:
+    """The class of a sample by its number; -1 where it has none."""
+    shard, inner = reader.place(index)
+    try:
+        return whole(about_of(reader.sample(shard, inner)), "label", -1, least=-1)
+    except CannotDecode as error:
+        raise RunError(f"sample {index} of {reader.manifest.split}: {error}") from None

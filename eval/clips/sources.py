@@ -21,6 +21,7 @@ from eval.clips.files import (
     PICTURES,
     content_of,
     files_of,
+    label_of,
     opened,
     read_files,
     sample,
@@ -29,9 +30,11 @@ from hvdm import rng
 from hvdm.data.decode import Frames, resize
 from hvdm.data.schema import MANIFEST, manifest_hash
 from hvdm.errors import RunError, UserError
+from hvdm.ops.softness import soft
 from hvdm.recipe import to_pixels
 
 PYTHON = "python:"
+NO_CLASS = -1
 WIDEST = 1.5
 """Floats beyond this are not video in [-1, 1]; a model may well overshoot a little."""
 
@@ -45,6 +48,7 @@ class FrameSelection:
     start: Literal["first", "random"] = "first"
     short: Literal["refuse", "leave out"] = "refuse"
     size: tuple[int, int] | None = None
+    blurred: bool = False
 
     @property
     def span(self) -> int:
@@ -72,6 +76,10 @@ class ClipSource(Protocol):
         ...
 
     def read(self, indices: tuple[int, ...], look: FrameSelection, device: str) -> Clips: ...
+
+    def labels(self, indices: tuple[int, ...], device: str) -> list[int]:
+        """The class of each, `NO_CLASS` where it has none."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,9 @@ class ClipFolder:
             ((key, read_files(files)) for key, files in [videos[index] for index in indices]), look
         )
 
+    def labels(self, indices: tuple[int, ...], device: str) -> list[int]:
+        return [NO_CLASS for _ in indices]
+
 
 @dataclass(frozen=True)
 class Shards:
@@ -121,6 +132,10 @@ class Shards:
     def read(self, indices: tuple[int, ...], look: FrameSelection, device: str) -> Clips:
         reader = opened(self.path)
         return cut((sample(reader, index) for index in indices), look)
+
+    def labels(self, indices: tuple[int, ...], device: str) -> list[int]:
+        reader = opened(self.path)
+        return [label_of(reader, index) for index in indices]
 
 
 @dataclass(frozen=True)
@@ -141,6 +156,9 @@ class Function:
         pixels = checked_pixels(made, indices, self.name)
         keys = (f"{self.name} {index} of seed {self.seed}" for index in indices)
         return cut(zip(keys, (clip.numpy() for clip in pixels), strict=True), look)
+
+    def labels(self, indices: tuple[int, ...], device: str) -> list[int]:
+        return [NO_CLASS for _ in indices]
 
 
 def source_of(given: str, seed: int = 0) -> ClipSource:
@@ -185,7 +203,8 @@ def cut(found: Iterable[tuple[str, Frames]], look: FrameSelection) -> Clips:
         if look.size:
             part = resize(part, *look.size)
         clips.keys.append(key)
-        clips.videos.append(torch.from_numpy(np.ascontiguousarray(part)))
+        video = torch.from_numpy(np.ascontiguousarray(part))
+        clips.videos.append(soft(video) if look.blurred else video)
     return clips
 
 

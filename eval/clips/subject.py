@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.clips.sources import Clips, FrameSelection, Shards
+from eval.clips.sources import NO_CLASS, Clips, FrameSelection, Shards
 from hvdm import opening, sampling
 from hvdm.errors import RunError, UserError
 from hvdm.opening import Opened
@@ -111,6 +111,12 @@ class Samples:
         keys = [f"sample {index} of seed {self.seed}" for index in indices]
         return generated_clips(video, keys, look)
 
+    def labels(self, indices: tuple[int, ...], device: str) -> list[int]:
+        recipe = open_model(self.model, device).recipe
+        request = sampling.ask(recipe, self.what, self.steps, self.options)
+        found = [recipe.samples[self.what].label(request.options, index) for index in indices]
+        return [NO_CLASS if label is None else label for label in found]
+
 
 @dataclass(frozen=True)
 class Reconstructions:
@@ -127,6 +133,9 @@ class Reconstructions:
 
     def read(self, indices: tuple[int, ...], look: FrameSelection, device: str) -> Clips:
         return self.remade(self.data.read(indices, look, device), look, device)
+
+    def labels(self, indices: tuple[int, ...], device: str) -> list[int]:
+        return self.data.labels(indices, device)
 
     def remade(self, found: Clips, look: FrameSelection, device: str) -> Clips:
         """Of clips that were read already."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch_fidelity.utils import create_feature_extractor
 
 from eval.networks import weights
-from eval.networks.extractors import LAYER, REGISTERED
+from eval.networks.extractors import LAYER, LOGITS_LAYER, PLACE_LAYER, REGISTERED
 from eval.networks.i3d import FEWEST_FRAMES
 from eval.networks.preprocess import WAYS, frames_of
 from hvdm.errors import UserError, closest
@@ -22,7 +22,7 @@ from hvdm.nets.state_files import repacked
 
 Takes = Literal["clips", "frames"]
 Layers = Mapping[str, npt.NDArray[np.float32]]
-FEATURES, LOGITS = "features", "logits"
+FEATURES, LOGITS, PLACE = "features", "logits", "place"
 OWN_SIZE = "x/127.5-1, size of the clip"
 
 
@@ -48,6 +48,12 @@ _IMAGES = "TensorFlow 1 bilinear, as torch-fidelity does"
 
 KNOWN: dict[str, DetectorSpec] = {
     "untrained": DetectorSpec(False, ("clips", "frames"), {OWN_SIZE: "untrained"}),
+    "digits": DetectorSpec(
+        False,
+        ("frames",),
+        {"ground and ink at one contrast, 32x32": "digits"},
+        {FEATURES: LAYER, LOGITS: LOGITS_LAYER, PLACE: PLACE_LAYER},
+    ),
     "i3d": DetectorSpec(
         True,
         ("clips",),
@@ -156,10 +162,10 @@ def _made(choice: DetectorChoice, device: str) -> Detector:
         shown = as_frames(video, own_frames) if choice.takes == "frames" else video
         found = network(shown.to(device))
         by_name = {k: v.float().cpu().numpy() for k, v in zip(inner, found, strict=True)}
-        layers = {name: by_name[k] for name, k in known.layers.items() if name == FEATURES}
-        if LOGITS in known.layers and known.layers[LOGITS] != known.layers[FEATURES]:
-            layers[LOGITS] = by_name[known.layers[LOGITS]]
-        return layers
+        own = known.layers[FEATURES]
+        return {
+            name: by_name[k] for name, k in known.layers.items() if name == FEATURES or k != own
+        }
 
     said = WAYS[choice.way][1] if choice.way in WAYS else choice.way
     return Detector(choice.name, digest, known.comparable, said, tuple(known.layers), extract)

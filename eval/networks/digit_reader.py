@@ -57,6 +57,21 @@ def digit_reader() -> DigitReader:
     return network.requires_grad_(False).eval()
 
 
+def ink(frames: Tensor) -> Tensor:
+    """uint8 `B H W 3` -> the middle of what differs from the ground, `B 2`: across and down.
+
+    In shares of the picture. The ground is the median colour, the ink at least half as far from it
+    as the farthest pixel.
+    """
+    pixels = frames.float().flatten(1, 2)
+    apart = (pixels - pixels.median(1, keepdim=True).values).norm(dim=2)
+    weight = (apart - apart.amax(1, keepdim=True) / 2).clamp_min(0)
+    weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-6)
+    down, across = (torch.linspace(0, 1, size, device=frames.device) for size in frames.shape[1:3])
+    places = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1)
+    return torch.einsum("bp,pc->bc", weight, places.flatten(0, 1))
+
+
 @torch.no_grad()
 def read_digits(frames: Tensor) -> Tensor:
     """uint8 `B H W 3` -> the digit that each shows, `B`."""

@@ -12,13 +12,14 @@ from torch_fidelity import register_feature_extractor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
+from eval.networks.digit_reader import digit_reader, ink
 from eval.networks.i3d import CLASSES, FEWEST_FRAMES, I3D
 from eval.networks.preprocess import WAYS, as_it_is
 from hvdm import rng
 from hvdm.errors import UserError
 from hvdm.nets.state_files import read_state
 
-LAYER = "features"
+LAYER, LOGITS_LAYER, PLACE_LAYER = "features", "logits", "place"
 CHANNELS = (3, 16, 16, 16)
 STRIDES = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
 GAIN = 4.0
@@ -142,6 +143,26 @@ class I3dTorchScript(_Video):
         return (self.network(as_it_is(video), rescale=True, resize=True, return_features=True),)
 
 
+class Digits(_Video):
+    """The reader of digits, frame by frame: features, logits, and where the digit is."""
+
+    def prepare(self, path: str | None) -> None:
+        if path:
+            raise UserError("detector=digits takes no weights: its own come with the package")
+        self.network = digit_reader()
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return (LAYER, LOGITS_LAYER, PLACE_LAYER)
+
+    def forward(self, video: Tensor) -> tuple[Tensor, ...]:
+        check_video(video)
+        frames = video.flatten(0, 1)
+        features, logits = self.network(frames)
+        found = {LAYER: features, LOGITS_LAYER: logits, PLACE_LAYER: ink(frames)}
+        return tuple(found[name] for name in self.features_list)
+
+
 def load_state(network: nn.Module, path: str) -> None:
     """Fills a network from a file; names the first entry that does not fit."""
     try:
@@ -166,6 +187,7 @@ def check_video(video: Tensor, frames: int = 1) -> None:
 
 REGISTERED: dict[str, type[FeatureExtractorBase]] = {
     "untrained": Untrained,
+    "digits": Digits,
     "i3d-tf-reference": I3dTfReference,
     "i3d-videogpt": I3dVideoGpt,
     "i3d-stylegan-v": I3dTorchScript,

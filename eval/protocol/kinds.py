@@ -11,7 +11,7 @@ from eval.networks.detectors import DetectorChoice
 from eval.protocol.protocol import Protocol
 
 Stores = Mapping[str, FeatureStore]
-"""`real` and `generated`, or `rows` of comparisons."""
+"""`real` and `generated`, with some kinds `known` and `blurred`; or `rows` of comparisons."""
 
 
 class Measured(TypedDict, total=False):
@@ -67,6 +67,10 @@ class Kind:
     """Whether there is a real side."""
     clips: bool = True
     """Of clips; or of files of features."""
+    classes: bool = False
+    """Of a kind that asks which class is shown, and whether what was learned is repeated: clips
+    come with their labels, and those of the training split are looked at too: as they are,
+    as `known`, and `blurred`, whose distance is a scale for that of the others."""
     rows: Callable[..., BlockJob] | None = None
     """Of a kind that compares reconstructions with their originals: the job that does."""
     remarks: Callable[[Path, DetectorChoice | None], list[str]] = lambda folder, detector: []

@@ -164,6 +164,18 @@ _ALL = (
         metric="is",
         takes=None,
     ),
+    _frames(
+        "digits",
+        "digits that are read as what was asked for, distance and copies in the reader's features",
+        kind="classes",
+        metric="distance",
+        clips=5000,
+        block=128,
+        batch=64,
+        covariance="N-1",
+        detector_default="digits",
+        real_clips="all",
+    ),
     Protocol(
         name="features",
         version=1,

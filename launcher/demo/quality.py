@@ -15,9 +15,7 @@ from hvdm.config import parse
 from hvdm.data.decode import decode_all
 from hvdm.data.fields import video
 from hvdm.errors import RunError, UserError, closest
-
-BLUR = 1 / 16
-"""Standard deviation of the blur, as a share of the shorter side: 2 pixels of 32."""
+from hvdm.ops.softness import soft
 
 
 @dataclass(frozen=True)
@@ -156,15 +154,7 @@ def flat_colours(real: Tensor) -> Tensor:
 
 
 def blur(real: Tensor) -> Tensor:
-    """A Gaussian over each frame, its edges repeated."""
-    sigma = BLUR * min(real.shape[2:4])
-    reach = round(3 * sigma)
-    at = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    kernel = torch.exp(-(at**2) / (2 * sigma**2))
-    kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
-    frames = functional.pad(_frames(real), (reach,) * 4, mode="replicate")
-    frames = functional.conv2d(functional.conv2d(frames, kernel, groups=3), kernel.mT, groups=3)
-    return _clips(frames, real)
+    return soft(real.flatten(0, 1)).unflatten(0, real.shape[:2])
 
 
 # How much the samples move
@@ -206,8 +196,50 @@ def moved(clips: Tensor) -> float:
     return float(clips.float().diff(dim=1).abs().mean())
 
 
-FIGURES: Mapping[str, type[ReconstructionGain | SampleDistance | MotionRatio]] = {
+# Whether digits can be read, and are not those that were learned from
+
+
+@dataclass(frozen=True)
+class DigitsRead:
+    run: str
+    protocol: str
+    least: Mapping[str, float]
+    """Of the protocol's shares and ratios."""
+    most: float
+    """The debiased distance, as a share of that of blurred digits."""
+
+    def __call__(self, out: Path) -> Figure:
+        result = _measured(out / self.run, self.protocol)
+        of, debiased = result["values"], result["debiased"]
+        far, blurred = (
+            of[name] if debiased.get(name) is None else debiased[name]
+            for name in ("distance", "distance_blurred")
+        )
+        asked = {name: (of[name], least) for name, least in self.least.items()}
+        shares = ", ".join(
+            f"{TOLD[name]} {value:.2f} ({least:g})" for name, (value, least) in asked.items()
+        )
+        text = (
+            f"of {result['counts']['clips']} samples, at least the number in brackets is asked "
+            f"for: {shares}; their distance {far:.3g} is {far / blurred:.2f} of that of blurred "
+            f"digits, at most {self.most:g} is asked for"
+        )
+        met = all(value >= least for value, least in asked.values()) and far <= self.most * blurred
+        return Figure("digits", text, met, {name: float(of[name]) for name in self.least})
+
+
+TOLD = {
+    "class": "read as the digit that was asked for",
+    "class_last": "read so in the last frame",
+    "kept": "the same digit from the first frame to the last",
+    "motion": "motion over that of real ones",
+    "within_class": "spread within a class over that of real ones",
+    "nearest": "distance to the nearest learned digit over that of unseen ones",
+}
+
+FIGURES: Mapping[str, type[ReconstructionGain | SampleDistance | MotionRatio | DigitsRead]] = {
     "reconstruction": ReconstructionGain,
     "distance": SampleDistance,
     "motion": MotionRatio,
+    "digits": DigitsRead,
 }

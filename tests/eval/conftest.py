@@ -46,13 +46,14 @@ def make_run(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
         step: int = 4,
         extra: Any = None,
         average: float | None = None,
+        data: Path = clips,
     ) -> Path:
         run = tmp_path / name
         config = configs.load(
             {
                 "recipe": "eval_toy_recipe",
                 "model": {"kind": kind, "scale": scale, "averaged": average is not None},
-                "data": {"path": str(clips), "frames": 6, "height": 32, "width": 32},
+                "data": {"path": str(data), "frames": 6, "height": 32, "width": 32},
                 "optimizer": {"name": "sgd", "lr": 0.1},
                 "engine": {"name": "local"},
                 "cluster": {"name": "inline"},

@@ -7,15 +7,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from data_tools.synthetic import digits
+from data_tools.synthetic.rendering import Rendered
 from hvdm.config import DataConfig
 from hvdm.data.fields import Field, video
 from hvdm.errors import UserError
-from hvdm.recipe import Batch, Clip, Coder, Given, Noise, Phase, Recipe, SampleKind, SampleRequest
+from hvdm.recipe import (
+    Batch,
+    Clip,
+    Coder,
+    Given,
+    Noise,
+    Phase,
+    Recipe,
+    SampleKind,
+    SampleRequest,
+    to_model,
+)
 
 
 @dataclass(frozen=True)
 class Config:
-    kind: Literal["autoencoder", "generator"] = "autoencoder"
+    kind: Literal["autoencoder", "generator", "copier", "writer"] = "autoencoder"
     scale: float = 1.0
     averaged: bool = False
 
@@ -25,7 +38,12 @@ def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
 
 
 def build(config: Config, given: Given) -> Recipe:
-    kinds = {"autoencoder": ToyAutoencoder, "generator": ToyGenerator}
+    kinds = {
+        "autoencoder": ToyAutoencoder,
+        "generator": ToyGenerator,
+        "copier": ToyCopier,
+        "writer": ToyWriter,
+    }
     return kinds[config.kind](config, given.clip)
 
 
@@ -53,6 +71,29 @@ class ToyGenerator:
         coarse = noise.randn((self.clip.channels, 1, 4, 4), "start") * nets["net"].value
         size = (self.clip.frames, self.clip.height, self.clip.width)
         return functional.interpolate(coarse, size, mode="trilinear").tanh()
+
+
+class ToyWriter(ToyGenerator):
+    """Digits that were never learned from, moving as real ones do, told a class that is theirs."""
+
+    seed, split = 1, "test"
+
+    def __init__(self, config: Config, clip: Clip) -> None:
+        super().__init__(config, clip)
+        self.samples = {"clip": SampleKind("a clip", label=lambda options, d: self.drawn(d).label)}
+
+    def drawn(self, draw: int) -> Rendered:
+        size = (self.clip.frames, self.clip.height, self.clip.width)
+        return digits.clip(self.seed, self.split, draw, *size)
+
+    def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
+        return to_model(torch.stack([torch.from_numpy(self.drawn(d).video) for d in noise.draws]))
+
+
+class ToyCopier(ToyWriter):
+    """The clips that were learned from, again."""
+
+    seed, split = 0, "train"
 
 
 class EveryOther:

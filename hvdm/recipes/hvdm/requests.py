@@ -161,11 +161,15 @@ class ImageOptions(Telling):
     image: Picture | None = _told_image()
 
 
+def _label_of(options: Telling, draw: int) -> int | None:
+    return in_turn(options.label, draw) if options.label else None
+
+
 KINDS: Mapping[str, SampleKind] = {
-    "clip": SampleKind("a clip of the run's length", ClipOptions),
-    "long": SampleKind("clips that go on, each told the one before", LongOptions),
-    "image": SampleKind("a picture that moves", ImageOptions),
-    "dynamics": SampleKind("motion of a given strength", ImageOptions),
+    "clip": SampleKind("a clip of the run's length", ClipOptions, label=_label_of),
+    "long": SampleKind("clips that go on, each told the one before", LongOptions, label=_label_of),
+    "image": SampleKind("a picture that moves", ImageOptions, label=_label_of),
+    "dynamics": SampleKind("motion of a given strength", ImageOptions, label=_label_of),
 }
 
 

@@ -126,7 +126,6 @@ def _generator(config: Config, clip: Clip) -> Generator:
 class WaveDiffusion:
     averaged: tuple[str, ...] = ("generator",)
     coder: Coder | None = None
-    samples: Mapping[str, SampleKind] = {"images": SampleKind("pictures", Pictures, "images")}
 
     def __init__(self, config: Config, clip: Clip) -> None:
         self.config, self.clip = config, clip
@@ -136,6 +135,9 @@ class WaveDiffusion:
         self.frozen = nn.ModuleDict()
         self.steps = large_steps(config.steps)
         self.phases: tuple[Phase, ...] = (Phase("generator", self.generator_loss),)
+        self.samples: Mapping[str, SampleKind] = {
+            "images": SampleKind("pictures", Pictures, "images", self.label_of)
+        }
         self.group = 1
         if config.adversarial:
             self.trained["critic"] = Discriminator(
@@ -247,5 +249,9 @@ class WaveDiffusion:
                 raise UserError(f"label={one}: this run {told}")
         if not known:
             return None
-        labels = asked.label or tuple(range(known))
-        return torch.tensor([labels[d % len(labels)] for d in noise.draws], device=noise.device)
+        return torch.tensor([self.label_of(asked, d) for d in noise.draws], device=noise.device)
+
+    def label_of(self, asked: Pictures, draw: int) -> int | None:
+        """The classes that were asked for in turn, or all of them."""
+        labels = asked.label or tuple(range(self.config.labels))
+        return labels[draw % len(labels)] if labels else None
