@@ -49,16 +49,16 @@ def test_losses_begin_where_a_blind_critic_and_an_empty_answer_do(space: str) ->
         2 * math.log(2), abs=1e-3
     )
     loss, logs = recipe.generator_loss(rows(), context(1, step=1))
-    clean = recipe.coefficients(rows()).abs().mean((1, 2, 3))
+    clean = recipe.bands.of(rows().pixels()).abs().mean((1, 2, 3))
     assert torch.allclose(logs["reconstruction"], clean, atol=1e-4)
     assert torch.allclose(loss, clean + math.log(2), atol=1e-3)
 
 
 def test_coefficients_lie_within_one_and_lead_back() -> None:
     recipe = built()
-    y = recipe.coefficients(rows())
-    assert y.shape == (8, *recipe.shape) == (8, 12, 8, 8) and float(y.abs().max()) <= 1
-    assert torch.allclose(recipe.pictures(y), rows().pixels()[:, :, 0], atol=1e-5)
+    y = recipe.bands.of(rows().pixels())
+    assert y.shape == (8, *recipe.bands.shape) == (8, 12, 8, 8) and float(y.abs().max()) <= 1
+    assert torch.allclose(recipe.bands.back(y), rows().pixels()[:, :, 0], atol=1e-5)
 
 
 def test_the_slope_is_penalized_now_and_then_and_not_by_the_interval() -> None:
@@ -95,7 +95,6 @@ def test_sampling_takes_as_many_calls_as_steps_and_draws_by_number() -> None:
 @pytest.mark.parametrize(
     "config, clip, said",
     [
-        (SMALL, Clip(8, 16, 16), "data.frames=8: this model makes pictures"),
         (SMALL, Clip(1, 16, 32), "pictures are square"),
         (SMALL, Clip(1, 18, 18), "need a multiple of 4"),
         (replace(SMALL, steps=0), CLIP, "model.steps=0 is below 1"),

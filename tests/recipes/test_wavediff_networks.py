@@ -10,9 +10,9 @@ import torch
 from hvdm.ops import fir
 from hvdm.ops.large_steps import large_steps
 from hvdm.recipes.wavediff import public_names as released
-from hvdm.recipes.wavediff.discriminator import Discriminator, deviation
+from hvdm.recipes.wavediff.discriminator import CriticShape, Discriminator, deviation
 from hvdm.recipes.wavediff.generator import Generator, GeneratorShape, folded, unfolded
-from hvdm.recipes.wavediff.layers import joined, split
+from hvdm.recipes.wavediff.layers import PICTURE, joined, split
 
 HERE = Path(__file__).parent
 PLAIN = {"bottleneck": False, "resampling": False, "pyramid": False}
@@ -106,7 +106,7 @@ def test_ablations_have_the_published_size(size, changes, count):
 )
 def test_discriminators_have_the_published_size(layers, small, count):
     with torch.device("meta"):
-        assert millions(Discriminator(12, layers, small, group=4)) == count
+        assert millions(Discriminator(CriticShape(12, layers, small, group=4))) == count
 
 
 @pytest.mark.parametrize("size", ["cifar10", "stl10", "celeba_256", "celeba_512"])
@@ -134,7 +134,7 @@ def test_networks_begin_as_nothing():
     shape = GeneratorShape(channels=12, side=8, width=16, multipliers=(1, 2))
     y, t = torch.randn(4, 12, 8, 8), torch.tensor([0, 1, 2, 3])
     assert Generator(shape)(y, t, torch.randn(4, 100)).abs().max() < 1e-4
-    assert Discriminator(12, 3, small=True, group=4)(y, y, t).abs().max() < 1e-4
+    assert Discriminator(CriticShape(12, 3, small=True, group=4))(y, y, t).abs().max() < 1e-4
 
 
 def test_the_deviation_is_that_of_a_group_of_neighbours():
@@ -212,7 +212,7 @@ def test_filters_are_one_convolution_each():
 
 def test_bands_and_folds_go_back():
     x = torch.randn(2, 3, 8, 12)
-    assert torch.allclose(joined(*split(x)), x, atol=1e-6)
+    assert torch.allclose(joined(*split(x, PICTURE.halving), PICTURE.halving), x, atol=1e-6)
     assert torch.equal(unfolded(folded(x, 2), 2, released=False), x)
     other = unfolded(folded(x, 2), 2, released=True)
     assert other.shape == x.shape and not torch.equal(other, x)

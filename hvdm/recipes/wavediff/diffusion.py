@@ -4,7 +4,7 @@ A critic tells pairs of coefficients and their noisier successors from what the 
 leads to. Without the transform it is DDGAN (arXiv 2112.07804).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,8 +16,6 @@ from hvdm.config import DataConfig
 from hvdm.data.fields import Field, label, video
 from hvdm.errors import UserError
 from hvdm.ops.large_steps import large_steps
-from hvdm.ops.wavelet import haar, inverse_haar
-from hvdm.options import option
 from hvdm.recipe import (
     Batch,
     Clip,
@@ -28,14 +26,12 @@ from hvdm.recipe import (
     Noise,
     Phase,
     Recipe,
-    SampleKind,
     SampleRequest,
 )
-from hvdm.recipes.wavediff.discriminator import Discriminator
+from hvdm.recipes.wavediff.bands import Bands
+from hvdm.recipes.wavediff.discriminator import CriticShape, Discriminator
+from hvdm.recipes.wavediff.generation import Generation, kinds
 from hvdm.recipes.wavediff.generator import Generator, GeneratorShape
-from hvdm.recipes.wavediff.layers import PLANE
-
-BANDS = 4
 
 
 @dataclass(frozen=True)
@@ -47,6 +43,7 @@ class Config:
     width: int = 64
     multipliers: tuple[int, ...] = (1, 2, 2, 2, 4)
     attention: tuple[int, ...] = (16,)
+    over_time: tuple[int, ...] = (16, 8)
     blocks: int = 2
     mapping: int = 3
     drawn: int = 100
@@ -56,8 +53,11 @@ class Config:
     pyramid: bool = True
     steps: int = 2
     labels: int = 0
+    before: int = 0
+    conditional: float = 0.5
     adversarial: bool = True
     reconstruction: float = 1.0
+    band_weights: tuple[float, ...] = ()
     critic: Literal["small", "large"] = "large"
     critic_layers: int = 5
     critic_width: int = 64
@@ -66,27 +66,20 @@ class Config:
     penalty_every: int = 10
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """What can be asked of a run that was told classes."""
-
-    label: tuple[int, ...] = option(
-        (), "the class of each picture in turn; all of them unless told"
-    )
-
-
 def reads(config: Config, data: DataConfig) -> Sequence[Field]:
-    return [video(data), *([label(config.labels)] if config.labels else [])]
+    """Pictures or clips, with the clip before in front where the model is told it."""
+    clip = video(data, config.before + data.frames)
+    return [clip, *([label(config.labels)] if config.labels else [])]
 
 
 def build(config: Config, given: Given) -> Recipe:
-    _check(config, given.clip)
-    return WaveDiffusion(config, given.clip)
+    bands = Bands(given.clip, config.space == "wavelet")
+    _check_sizes(config, given.clip)
+    _check_numbers(config, bands)
+    return WaveDiffusion(config, bands)
 
 
-def _check(config: Config, clip: Clip) -> None:
-    if clip.frames != 1:
-        raise UserError(f"data.frames={clip.frames}: this model makes pictures; set data.frames=1")
+def _check_sizes(config: Config, clip: Clip) -> None:
     if clip.height != clip.width:
         raise UserError(f"data.height={clip.height} data.width={clip.width}: pictures are square")
     halvings = len(config.multipliers) - 1 + config.bottleneck
@@ -96,17 +89,38 @@ def _check(config: Config, clip: Clip) -> None:
             f"data.height={clip.height}: {len(config.multipliers)} levels (model.multipliers) need "
             f"a multiple of {unit}"
         )
+    if clip.frames > 1 and clip.frames % 2 and config.space == "wavelet":
+        raise UserError(f"data.frames={clip.frames}: bands of clips need an even number, or 1")
+    if clip.frames > 1 and (config.folded > 1 or config.variant == "released"):
+        raise UserError(
+            "model.folded and model.variant=released are of pictures: set data.frames=1"
+        )
+    if config.before not in (0, clip.frames if clip.frames > 1 else 0):
+        raise UserError(
+            f"model.before={config.before}: the past is a clip too, of {clip.frames} frames; use "
+            f"model.before={clip.frames}, or 0 to train without it (pictures have none)"
+        )
+
+
+def _check_numbers(config: Config, bands: Bands) -> None:
     for key in ("steps", "penalty_every", "group", "blocks", "drawn", "folded"):
         if getattr(config, key) < 1:
             raise UserError(f"model.{key}={getattr(config, key)} is below 1")
+    if not 0 <= config.conditional <= 1:
+        raise UserError(f"model.conditional={config.conditional}: it is a share, from 0 to 1")
+    if config.band_weights and len(config.band_weights) != bands.count:
+        raise UserError(
+            f"model.band_weights has {len(config.band_weights)} numbers: {bands.count} bands need "
+            "one each"
+        )
 
 
-def _generator(config: Config, clip: Clip) -> Generator:
-    in_bands = config.space == "wavelet"
+def _generator(config: Config, bands: Bands) -> Generator:
+    channels, *frames, side, _ = bands.shape
     return Generator(
         GeneratorShape(
-            channels=clip.channels * (BANDS if in_bands else 1),
-            side=clip.height // (2 if in_bands else 1),
+            channels=channels,
+            side=side,
             width=config.width,
             multipliers=config.multipliers,
             attention=config.attention,
@@ -119,139 +133,134 @@ def _generator(config: Config, clip: Clip) -> Generator:
             folded=config.folded,
             labels=config.labels,
             released=config.variant == "released",
+            frames=sum(frames),
+            over_time=config.over_time,
+            past=config.before > 0,
         )
     )
+
+
+def _critic(config: Config, bands: Bands) -> Discriminator:
+    channels, *frames, _, _ = bands.shape
+    return Discriminator(
+        CriticShape(
+            channels=channels,
+            layers=config.critic_layers,
+            small=config.critic == "small",
+            group=config.group,
+            labels=config.labels,
+            width=config.critic_width,
+            frames=sum(frames),
+            past=config.before > 0,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Clean coefficients, a step, the noisy ones before and after it, and what a row is told."""
+
+    clean: Tensor
+    t: Tensor
+    before: Tensor
+    after: Tensor
+    told: tuple[Tensor | None, Tensor | None]
 
 
 class WaveDiffusion:
     averaged: tuple[str, ...] = ("generator",)
     coder: Coder | None = None
 
-    def __init__(self, config: Config, clip: Clip) -> None:
-        self.config, self.clip = config, clip
-        generator = _generator(config, clip)
-        self.channels, self.side = generator.shape.channels, generator.shape.side
-        self.trained = nn.ModuleDict({"generator": generator})
+    def __init__(self, config: Config, bands: Bands) -> None:
+        self.config, self.bands = config, bands
+        self.samples = kinds(bands, config.labels, config.before > 0)
+        self.trained = nn.ModuleDict({"generator": _generator(config, bands)})
         self.frozen = nn.ModuleDict()
         self.steps = large_steps(config.steps)
         self.phases: tuple[Phase, ...] = (Phase("generator", self.generator_loss),)
-        self.samples: Mapping[str, SampleKind] = {
-            "images": SampleKind("pictures", Pictures, "images", self.label_of)
-        }
         self.group = 1
         if config.adversarial:
-            self.trained["critic"] = Discriminator(
-                self.channels,
-                config.critic_layers,
-                config.critic == "small",
-                config.group,
-                config.labels,
-                config.critic_width,
-            )
+            self.trained["critic"] = _critic(config, bands)
             self.phases = (Phase("critic", self.critic_loss), *self.phases)
             self.group = config.group
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        return (self.channels, self.side, self.side)
+    def labels(self) -> int:
+        return self.config.labels
 
-    # What is diffused
-
-    def coefficients(self, batch: Batch) -> Tensor:
-        """`B C H W` in [-1, 1]: the bands of the pictures at half their size, or the pictures."""
-        pictures = batch.pixels()[:, :, 0]
-        if self.config.space == "pixels":
-            return pictures
-        return haar(pictures, PLANE).flatten(1, 2) / 2
-
-    def pictures(self, y: Tensor) -> Tensor:
-        """`B 3 H W` in [-1, 1], of coefficients."""
-        if self.config.space == "wavelet":
-            y = inverse_haar(2 * y.unflatten(1, (BANDS, -1)), PLANE)
-        return y.clamp(-1, 1)
+    @property
+    def drawn(self) -> int:
+        return self.config.drawn
 
     # Losses
 
-    def _drawn(self, batch: Batch, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Clean coefficients, a step, and the noisy ones before and after it."""
-        clean = self.coefficients(batch)
+    def _drawn(self, batch: Batch, context: Context) -> Drawn:
+        video, shape = batch.pixels(), self.bands.shape
+        first = self.config.before
+        clean = self.bands.of(video[:, :, first:])
         t = context.randint(self.config.steps, "step").to(clean.device)
-        before = self.steps.noisy(clean, t, context.randn(self.shape, "noise"))
-        after = self.steps.noisier(before, t, context.randn(self.shape, "more noise"))
-        return clean, t, before, after
+        before = self.steps.noisy(clean, t, context.randn(shape, "noise"))
+        after = self.steps.noisier(before, t, context.randn(shape, "more noise"))
+        past = self._past(video[:, :, :first], context) if first else None
+        told = (batch["label"] if self.config.labels else None, past)
+        return Drawn(clean, t, before, after, told)
 
-    def _answer(
-        self, after: Tensor, t: Tensor, label: Tensor | None, context: Context
-    ) -> tuple[Tensor, Tensor]:
+    def _past(self, video: Tensor, context: Context) -> Tensor:
+        """Coefficients of the clip before, zeros for the rows that are not told it."""
+        told = context.uniform((), "told").to(video.device) < self.config.conditional
+        past = self.bands.of(video)
+        return torch.where(told.reshape(-1, *[1] * (past.ndim - 1)), past, torch.zeros_like(past))
+
+    def _answer(self, drawn: Drawn, context: Context) -> tuple[Tensor, Tensor]:
         """The generator's clean coefficients, and noisy ones that lie before `after`."""
         z = context.randn((self.config.drawn,), "style")
-        clean = self.trained["generator"](after, t, z, label)
-        return clean, self.steps.before(clean, after, t, context.randn(self.shape, "before"))
-
-    def _label(self, batch: Batch) -> Tensor | None:
-        return batch["label"] if self.config.labels else None
+        clean = self.trained["generator"](drawn.after, drawn.t, z, *drawn.told)
+        fresh = context.randn(self.bands.shape, "before")
+        return clean, self.steps.before(clean, drawn.after, drawn.t, fresh)
 
     def critic_loss(self, batch: Batch, context: Context) -> tuple[Tensor, Logs]:
         """Softplus of both scores; the penalty on the slope at real pairs, now and then."""
-        config, critic, label = self.config, self.trained["critic"], self._label(batch)
-        _, t, before, after = self._drawn(batch, context)
+        config, critic, drawn = self.config, self.trained["critic"], self._drawn(batch, context)
         with torch.no_grad():
-            _, made = self._answer(after, t, label, context)
+            _, made = self._answer(drawn, context)
         # without gradients, as where operations are counted, there is no slope
         due = context.step % config.penalty_every == 0 and torch.is_grad_enabled()
         penalized = due and config.gradient_penalty > 0
-        before = before.requires_grad_(penalized)
-        real, fake = critic(before, after, t, label), critic(made, after, t, label)
+        before = drawn.before.requires_grad_(penalized)
+        given = (drawn.after, drawn.t, *drawn.told)
+        real, fake = critic(before, *given), critic(made, *given)
         loss = functional.softplus(-real) + functional.softplus(fake)
         logs = {"real": real.detach(), "fake": fake.detach()}
         if not penalized:
             return loss, logs
         (slope,) = torch.autograd.grad(real.sum(), before, create_graph=True)
-        penalty = slope.square().sum((1, 2, 3))
+        penalty = slope.square().sum(tuple(range(1, slope.ndim)))
         return loss + config.gradient_penalty / 2 * penalty, logs
 
     def generator_loss(self, batch: Batch, context: Context) -> tuple[Tensor, Logs]:
         """How well the critic is deceived, and L1 to the clean coefficients."""
-        label = self._label(batch)
-        clean, t, _, after = self._drawn(batch, context)
-        answer, made = self._answer(after, t, label, context)
-        distance = (answer - clean).abs().mean((1, 2, 3))
+        drawn = self._drawn(batch, context)
+        answer, made = self._answer(drawn, context)
+        distance = self._distance(answer, drawn.clean)
         logs = {"reconstruction": distance.detach()}
         loss = self.config.reconstruction * distance
         if not self.config.adversarial:
             return loss, logs
-        score = self.trained["critic"](made, after, t, label)
+        score = self.trained["critic"](made, drawn.after, drawn.t, *drawn.told)
         return loss + functional.softplus(-score), logs
+
+    def _distance(self, answer: Tensor, clean: Tensor) -> Tensor:
+        """L1 of each row, each band at its weight where there are some."""
+        apart, weights = (answer - clean).abs(), self.config.band_weights
+        if weights:
+            of_bands = apart.new_tensor(weights).repeat_interleave(self.bands.clip.channels)
+            apart = apart * of_bands.reshape(-1, *[1] * (apart.ndim - 2))
+        return apart.mean(tuple(range(1, apart.ndim)))
 
     # Sampling
 
     @torch.no_grad()
     def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
-        """Pictures `B 3 H W`, in as many calls as there are steps."""
-        asked = request.options or Pictures()
-        label = self._asked(asked, noise)
-        y = noise.randn(self.shape, "start")
-        for step in reversed(range(self.config.steps)):
-            t = torch.full((len(y),), step, device=y.device)
-            z = noise.randn((self.config.drawn,), f"style {step}")
-            clean = nets["generator"](y, t, z, label)
-            y = self.steps.before(clean, y, t, noise.randn(self.shape, f"before {step}"))
-            if request.progress:
-                request.progress(1 - step / self.config.steps)
-        return self.pictures(y)
-
-    def _asked(self, asked: Pictures, noise: Noise) -> Tensor | None:
-        """The class of each picture, by its number."""
-        known = self.config.labels
-        for one in asked.label:
-            if not 0 <= one < known:
-                told = f"knows labels 0 to {known - 1}" if known else "was told no labels"
-                raise UserError(f"label={one}: this run {told}")
-        if not known:
-            return None
-        return torch.tensor([self.label_of(asked, d) for d in noise.draws], device=noise.device)
-
-    def label_of(self, asked: Pictures, draw: int) -> int | None:
-        """The classes that were asked for in turn, or all of them."""
-        labels = asked.label or tuple(range(self.config.labels))
-        return labels[draw % len(labels)] if labels else None
+        """Pictures `B 3 H W` or videos `B 3 T H W`, in as many calls as there are steps."""
+        asked = request.options or self.samples[request.what].options()
+        return Generation(self, nets, asked, noise, request.progress).made()

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hvdm.ops.wavelet import haar, inverse_haar
 from hvdm.recipes.wavediff.layers import (
     ALMOST_ZERO,
-    PLANE,
     Attention,
     Block,
     FirDown,
@@ -24,17 +22,23 @@ from hvdm.recipes.wavediff.layers import (
     FrequencyDown,
     FrequencyPyramid,
     FrequencyUp,
+    Grid,
     Mapping,
     Time,
+    TimeAttention,
     convolution,
     groups_of,
+    joined,
     merged,
+    split,
 )
 
 
 @dataclass(frozen=True)
 class GeneratorShape:
-    """`attention` names the sides of planes with attention; the middle always has it.
+    """`frames` is 0 for pictures. `attention` names the sides of levels with attention, which the
+    middle always has, `over_time` those where each place attends to its other frames. With `past`
+    it is shown what came before, of the size of what it makes.
 
     `bottleneck`, `resampling` and `pyramid` say which components know the bands. In `released`
     networks the middle's second block sees its own low band once more, with the same weights, and
@@ -56,6 +60,9 @@ class GeneratorShape:
     folded: int = 1
     labels: int = 0
     released: bool = False
+    frames: int = 0
+    over_time: tuple[int, ...] = ()
+    past: bool = False
 
 
 class Down(nn.Module):
@@ -69,7 +76,7 @@ class Down(nn.Module):
     def __init__(
         self,
         blocks: Sequence[Block],
-        attention: Sequence[Attention],
+        attention: Sequence[nn.Module],
         narrow: Block | None,
         pyramid: nn.Module | None,
     ) -> None:
@@ -82,11 +89,11 @@ class Up(nn.Module):
     """Blocks of one level on the way up, each with what went across; the way to the next."""
 
     blocks: nn.ModuleList
-    attention: Attention | None
+    attention: nn.Module | None
     widen: Block | None
 
     def __init__(
-        self, blocks: Sequence[Block], attention: Attention | None, widen: Block | None
+        self, blocks: Sequence[Block], attention: nn.Module | None, widen: Block | None
     ) -> None:
         super().__init__()
         self.blocks, self.attention, self.widen = nn.ModuleList(blocks), attention, widen
@@ -95,12 +102,15 @@ class Up(nn.Module):
 class Middle(nn.Module):
     """The lowest level; with `bands`, its blocks see low bands only."""
 
-    def __init__(self, channels: int, style: int, time: int, bands: bool, twice: bool) -> None:
+    def __init__(
+        self, channels: int, style: int, time: int, bands: bool, twice: bool, grid: Grid
+    ) -> None:
         super().__init__()
-        self.first = Block(channels, channels, style, time)
+        places = grid.below if bands and not twice else grid
+        self.first = Block(channels, channels, style, time, places)
         self.attention = Attention(channels)
-        self.second = Block(channels, channels, style, time)
-        self.bands, self.twice = bands, twice
+        self.second = Block(channels, channels, style, time, places)
+        self.bands, self.twice, self.axes = bands, twice, grid.halving
 
     def forward(self, h: Tensor, time: Tensor, style: Tensor) -> Tensor:
         if not self.bands:
@@ -112,9 +122,8 @@ class Middle(nn.Module):
         return self._on_low(self.second, h, time, style)
 
     def _on_low(self, block: nn.Module, h: Tensor, time: Tensor, style: Tensor) -> Tensor:
-        bands = haar(h, PLANE)
-        low = 2 * block(bands[:, 0] / 2, time, style)
-        return inverse_haar(torch.cat((low[:, None], bands[:, 1:]), 1), PLANE)
+        low, high = split(h, self.axes)
+        return joined(block(low, time, style), high, self.axes)
 
 
 class Generator(nn.Module):
@@ -126,18 +135,21 @@ class Generator(nn.Module):
         self.time = Time(shape.width, time)
         self.label = nn.Embedding(shape.labels, time) if shape.labels else None
         self.mapping = Mapping(shape.drawn, shape.style, shape.mapping)
-        inputs = shape.channels * shape.folded**2
-        self.stem = convolution(inputs, shape.width)
+        outputs = shape.channels * shape.folded**2
+        inputs = outputs * (2 if shape.past else 1)
+        self.stem = convolution(inputs, shape.width, grid=self._grid(0))
         self.down = nn.ModuleList(
             self._down(level, before, width, time, inputs if level == 0 else before)
             for level, (before, width) in enumerate(pairwise([shape.width, *widths]))
         )
-        self.middle = Middle(widths[-1], shape.style, time, shape.bottleneck, shape.released)
+        self.middle = Middle(
+            widths[-1], shape.style, time, shape.bottleneck, shape.released, self._grid(self.deep)
+        )
         self.up = nn.ModuleList(
             self._up(level, widths, time) for level in reversed(range(len(widths)))
         )
         self.norm = nn.GroupNorm(groups_of(widths[0]), widths[0], eps=1e-6)
-        self.head = convolution(widths[0], inputs, scale=ALMOST_ZERO)
+        self.head = convolution(widths[0], outputs, scale=ALMOST_ZERO, grid=self._grid(0))
 
     @property
     def ways_down(self) -> Iterable[Down]:
@@ -150,20 +162,34 @@ class Generator(nn.Module):
     def _side(self, level: int) -> int:
         return self.shape.side // self.shape.folded // 2**level
 
+    def _grid(self, level: int) -> Grid:
+        grid = Grid(self.shape.frames)
+        for _ in range(level):
+            grid = grid.below
+        return grid
+
+    def _attention(self, level: int, width: int) -> nn.Module | None:
+        side, several = self._side(level), self._grid(level).frames > 1
+        layers: list[nn.Module] = []
+        if side in self.shape.attention:
+            layers.append(Attention(width))
+        if side in self.shape.over_time and several:
+            layers.append(TimeAttention(width))
+        return nn.Sequential(*layers) if len(layers) > 1 else next(iter(layers), None)
+
     def _down(self, level: int, before: int, width: int, time: int, input_channels: int) -> Down:
-        shape = self.shape
-        attends = self._side(level) in shape.attention
+        shape, grid = self.shape, self._grid(level)
         last = level == self.deep
         halving = FrequencyDown if shape.resampling else FirDown
         pyramid = FrequencyPyramid if shape.pyramid else FirPyramid
         return Down(
             [
-                Block(before if i == 0 else width, width, shape.style, time)
+                Block(before if i == 0 else width, width, shape.style, time, grid)
                 for i in range(shape.blocks)
             ],
-            [Attention(width) for _ in range(shape.blocks if attends else 0)],
-            None if last else halving(width, width, shape.style, time),
-            None if last else pyramid(input_channels, width),
+            [layer for _ in range(shape.blocks) if (layer := self._attention(level, width))],
+            None if last else halving(width, width, shape.style, time, grid),
+            None if last else pyramid(input_channels, width, grid),
         )
 
     def _up(self, level: int, widths: list[int], time: int) -> Up:
@@ -174,19 +200,32 @@ class Generator(nn.Module):
         across = [*[width] * shape.blocks, into]
         inputs = [below, *[width] * shape.blocks]
         blocks = [
-            Block(own + other, width, shape.style, time)
+            Block(own + other, width, shape.style, time, self._grid(level))
             for own, other in zip(inputs, across, strict=True)
         ]
-        attends = self._side(level) in shape.attention
-        widen: Block | None = None
-        if level and shape.resampling:
-            widen = FrequencyUp(width, width, widths[level - 1], shape.style, time)
-        elif level:
-            widen = FirUp(width, width, shape.style, time)
-        return Up(blocks, Attention(width) if attends else None, widen)
+        attention = self._attention(level, width)
+        if not level:
+            return Up(blocks, attention, None)
+        above, sizes = self._grid(level - 1), (shape.style, time)
+        if shape.resampling:
+            return Up(
+                blocks,
+                attention,
+                FrequencyUp(width, width, widths[level - 1], *sizes, above),
+            )
+        return Up(blocks, attention, FirUp(width, width, *sizes, above))
 
-    def forward(self, y: Tensor, t: Tensor, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """`B C H W`, `B`, `B Z`, `B` -> `B C H W`."""
+    def forward(
+        self,
+        y: Tensor,
+        t: Tensor,
+        z: Tensor,
+        label: Tensor | None = None,
+        past: Tensor | None = None,
+    ) -> Tensor:
+        """`B C …`, `B`, `B Z`, `B`, `B C …` -> `B C …`; without a past, it is shown zeros."""
+        if self.shape.past:
+            y = torch.cat((y, torch.zeros_like(y) if past is None else past), 1)
         x = folded(y, self.shape.folded)
         time, style = self.time(t, x), self.mapping(z)
         if self.label is not None:
