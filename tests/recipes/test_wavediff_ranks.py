@@ -24,7 +24,7 @@ KINDS = {
     "pictures": ["tiny/wavediff"],
     "clips": ["tiny/wavediff_video", "data.frames=4", "model.before=4", "model.over_time=[4]"],
 }
-SGD = ("optimizer=sgd", "optimizer.lr=0.02", "optimizer.clip=1", "optimizer.warmup=0")
+SGD = ("optimizer=sgd", "optimizer.lr=0.05", "optimizer.clip=1", "optimizer.warmup=0")
 
 
 def train(config: RunConfig) -> None:

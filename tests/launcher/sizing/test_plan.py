@@ -1,6 +1,7 @@
 """`hvdm plan` against live engines, against itself, and against configs that cannot work."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -162,3 +163,11 @@ def test_the_way_out_is_a_plan_that_fits(capsys, counted):
     way = str(refusal.value).rpartition("use ")[2].split()
     capsys.readouterr()
     assert call(runs.plan, [*typed, *way]) == 0
+
+
+def test_a_loss_that_differentiates_what_its_critic_sees_is_planned():
+    small = ["model.width=8", "model.multipliers=[1]", "model.blocks=1", "model.critic_layers=2"]
+    config = compose.run_config("tiny/wavediff", [*small, "model.critic_width=4"])
+    with_slope = footprint.step(config)
+    without = footprint.step(replace(config, model={**config.model, "gradient_penalty": 0.0}))
+    assert with_slope.operations > without.operations > 0
