@@ -32,7 +32,8 @@ from hvdm.data.shards import ShardReader, size_problem
 from hvdm.errors import UserError, closest
 
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
-LATENTS = "latents"
+SHORT = {"latents": "data_tools.encode:Latents", "depth": "data_tools.estimators:Depth"}
+"""What needs no module's name."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,14 @@ class Deriving:
 
 
 def kind_of(name: str) -> type[Derivation]:
-    """`latents`, FAMILY.NAME of hvdm/recipes/FAMILY/deriving.py, or MODULE:NAME."""
-    if name == LATENTS:
-        name = "data_tools.encode:Latents"
+    """A short name, FAMILY.NAME of hvdm/recipes/FAMILY/deriving.py, or MODULE:NAME."""
+    name = SHORT.get(name, name)
     spelt = re.fullmatch(r"(\w[\w.]*)([.:])(\w+)", name)
     module, sign, own = spelt.groups() if spelt else ("", "", "")
     found = imported(module if sign == ":" else f"hvdm.recipes.{module}.deriving")
     if found is None:
         raise UserError(
-            f"{name!r} names no derivation: expected {LATENTS}, FAMILY.NAME of "
+            f"{name!r} names no derivation: expected {' or '.join(SHORT)}, FAMILY.NAME of "
             "hvdm/recipes/FAMILY/deriving.py, or MODULE:NAME of a module that Python can import"
         )
     kinds = {key: kind for key, kind in vars(found).items() if _is_kind(kind)}

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.finding import png
-from data_tools.synthetic import digits
+from data_tools.synthetic import digits, scenes
 from data_tools.synthetic.rendering import CLASSES, Rendered, render
 from data_tools.writer import commit_folder, part_folder, shard_name, write_shard
 from hvdm import rng
+from hvdm.data.depth import DEPTH_SUFFIX
+from hvdm.data.derivation import saved
 from hvdm.data.dissimilarity import dissimilarity
 from hvdm.data.schema import (
     VERSION,
@@ -27,11 +29,13 @@ from hvdm.media.h264 import encode_h264
 
 GENERATOR = "synthetic"
 GENERATOR_VERSION = 2
-SHAPES_KIND, PICTURES_KIND = "shapes", "digits"
+SHAPES_KIND, PICTURES_KIND, SCENES_KIND = "shapes", "digits", "scenes"
+PICTURE_KINDS = (PICTURES_KIND, SCENES_KIND)
 KINDS: Mapping[str, tuple[str, ...]] = {
     SHAPES_KIND: CLASSES,
     PICTURES_KIND: digits.DIGIT_CLASSES,
     "moving_digits": digits.DIGIT_CLASSES,
+    SCENES_KIND: scenes.SCENE_CLASSES,
 }
 """What can be made, and its classes."""
 
@@ -126,11 +130,13 @@ def make(
 def _check(look: ClipStyle, train: int, test: int, per_shard: int) -> None:
     if look.kind not in KINDS:
         raise UserError(f"kind={look.kind!r} is not known; {closest(look.kind, KINDS)}")
-    if look.kind == PICTURES_KIND and look.frames != 1:
+    if look.kind in PICTURE_KINDS and look.frames != 1:
         raise UserError(
-            f"frames={look.frames}: kind={PICTURES_KIND} makes pictures, frames=1; "
+            f"frames={look.frames}: kind={look.kind} makes pictures, frames=1; "
             "kind=moving_digits makes clips"
         )
+    if look.kind == SCENES_KIND and look.height != look.width:
+        raise UserError(f"height={look.height} width={look.width}: kind={look.kind} is square")
     if min(look.frames, look.height, look.width, look.fps, per_shard) < 1 or min(train, test) < 0:
         raise UserError("frames, height, width, fps and per_shard are at least 1, train and test 0")
     if train + test < 1:
@@ -203,16 +209,10 @@ def render_shard(job: RenderJob) -> Shard:
 
 
 def render_sample(look: ClipStyle, split: str, index: int) -> Sample:
+    if look.kind == SCENES_KIND:
+        return _scene(look, split, index)
     clip = look.render(split, index)
-    about = {
-        "label": clip.label,
-        "class": KINDS[look.kind][clip.label],
-        "description": clip.description,
-        "height": look.height,
-        "width": look.width,
-        "source": f"{GENERATOR}-{look.seed}-{split}-{index}",
-    }
-    key = f"{split}-{index:08d}"
+    about, key = _about(look, split, index, clip), f"{split}-{index:08d}"
     if look.kind == PICTURES_KIND:
         return Sample(key, {"json": canonical(about), "png": png(clip.video[0])})
     about |= {
@@ -222,3 +222,28 @@ def render_sample(look: ClipStyle, split: str, index: int) -> Sample:
         "fps": look.fps,
     }
     return Sample(key, {"json": canonical(about), "mp4": encode_h264(clip.video, look.fps)})
+
+
+def _about(look: ClipStyle, split: str, index: int, clip: Rendered) -> dict[str, Any]:
+    return {
+        "label": clip.label,
+        "class": KINDS[look.kind][clip.label],
+        "description": clip.description,
+        "height": look.height,
+        "width": look.width,
+        "source": f"{GENERATOR}-{look.seed}-{split}-{index}",
+    }
+
+
+def _scene(look: ClipStyle, split: str, index: int) -> Sample:
+    """With its depth; held out, also with what other cameras see."""
+    seed, held_out = rng.seed_of(look.seed, split), split != "train"
+    made = scenes.picture(seed, index, look.height, look.width, views=held_out)
+    parts = {
+        "json": canonical(_about(look, split, index, made.picture)),
+        "png": png(made.picture.video[0]),
+        DEPTH_SUFFIX: saved(made.depth),
+    }
+    if held_out:
+        parts |= {"views.npy": saved(made.views), "seen.npy": saved(made.seen)}
+    return Sample(f"{split}-{index:08d}", parts)

@@ -40,12 +40,13 @@ def _tell(as_json: bool, answer: Any, text: Any) -> int:
 @dataclass(frozen=True, kw_only=True)
 class SyntheticOptions(Shared):
     kind: str = option(
-        "shapes", "moving shapes; real handwriting", shown="shapes|digits|moving_digits"
-    )
+        "shapes", "moving shapes; real handwriting; solids with their depth",
+        shown="shapes|digits|moving_digits|scenes",
+    )  # fmt: skip
     out: str = option(FOLDER, "where to", shown="DIR")
     train: int = option(256, "clips to train on")
     test: int = option(64, "clips held out")
-    frames: int | None = option(None, "of a clip; default 16, of digits 1", least=1)
+    frames: int | None = option(None, "of a clip; default 16, of pictures 1", least=1)
     height: int = option(32, "in pixels", least=1)
     width: int = option(32, "in pixels", least=1)
     fps: int = option(8, "frames a second", least=1)
@@ -54,6 +55,7 @@ class SyntheticOptions(Shared):
     examples: ClassVar = (
         "data synthetic out=datasets/shapes train=256 test=64",
         "data synthetic kind=digits out=datasets/digits train=1400 test=397",
+        "data synthetic kind=scenes out=datasets/scenes train=2048 test=64",
     )
 
 
@@ -62,7 +64,7 @@ def synthetic(asked: SyntheticOptions) -> int:
 
     keys = ("train", "test", "per_shard", "height", "width", "seed", "fps", "kind")
     given = {key: getattr(asked, key) for key in keys}
-    frames = asked.frames or (1 if asked.kind == making.PICTURES_KIND else 16)
+    frames = asked.frames or (1 if asked.kind in making.PICTURE_KINDS else 16)
     made = making.make(Path(asked.out), run=asked.executor(), frames=frames, **given)
     counts = {name: manifest.samples for name, manifest in made.manifests.items()}
     answer = {"folder": str(made.folder), "fresh": made.fresh, "clips": counts}
@@ -238,14 +240,15 @@ def diff(asked: SharedSamplesOptions) -> int:
 @dataclass(frozen=True, kw_only=True)
 class DeriveOptions(Shared):
     kind: str = option(
-        about="latents, or a derivation of a family or of a module of your own",
-        shown="latents|FAMILY.NAME|MODULE:NAME", example="latents", word=True,
+        about="latents, depth, or a derivation of a family or of a module of your own",
+        shown="latents|depth|FAMILY.NAME|MODULE:NAME", example="latents", word=True,
     )  # fmt: skip
     path: str = option(about="the data set", shown="DIR", example=FOLDER, word=True)
     out: str = option(about="where to", shown="DIR", example="datasets/derived")
     keys: Mapping[str, str] = gathered("what the kind takes", "KEY=VALUE")
     examples: ClassVar = (
         "data derive latents datasets/shapes out=datasets/latents first_stage=runs/autoencoder",
+        "data derive depth datasets/photos out=datasets/depth files=depth/",
         "data derive my.module:Flow datasets/shapes out=datasets/flow workers=2",
     )
 

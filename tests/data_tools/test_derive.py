@@ -75,7 +75,10 @@ def test_kinds_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "kind, words",
     [
-        ("flow", "names no derivation: expected latents, FAMILY.NAME of hvdm/recipes/FAMILY/"),
+        (
+            "flow",
+            "names no derivation: expected latents or depth, FAMILY.NAME of hvdm/",
+        ),
         ("nowhere.at.all:Flow", "names no derivation"),
         (".odd:Flow", "names no derivation"),
         ("tests.seams.derived:Shift", "has no derivation 'Shift'; did you mean 'Shifts'?"),
