@@ -11,8 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from data_tools.summary import document, split_folders, stats, table
+from hvdm import building
+from hvdm import config as configs
+from hvdm.config import RunConfig
 from hvdm.data import child
 from hvdm.data.clips import resize
 from hvdm.data.decode import CannotDecode
@@ -20,9 +24,12 @@ from hvdm.data.fields import LATENT_SUFFIX, VIDEO_SUFFIXES, about_of, media_fram
 from hvdm.data.schema import DamagedSample, atomic_write, read_manifest
 from hvdm.data.shards import ShardReader
 from hvdm.errors import UserError
+from hvdm.media.pictures import gif
+from hvdm.recipe import Noise, to_pixels
 
 TILE = 96
 TILES = 8
+FPS = 4
 
 
 class ShownSample(NamedTuple):
@@ -35,8 +42,17 @@ class ShownSample(NamedTuple):
     strip: npt.NDArray[np.uint8]
 
 
-def preview(folder: str | Path, count: int = 24, seed: int = 0, out: str | None = None) -> Path:
-    """Writes `index.html`, sheets and clips; which clips are shown depends on the seed alone."""
+def preview(
+    folder: str | Path,
+    count: int = 24,
+    seed: int = 0,
+    out: str | None = None,
+    config: RunConfig | None = None,
+) -> Path:
+    """Writes `index.html`, sheets and clips; which clips are shown depends on the seed alone.
+
+    With a config, what its recipe makes of them.
+    """
     if count < 1:
         raise UserError(f"count={count} is below 1")
     folder = Path(folder)
@@ -45,7 +61,7 @@ def preview(folder: str | Path, count: int = 24, seed: int = 0, out: str | None 
     numbers = stats(folder)
     body = [f"<h1>{escape(folder.name)}</h1>"]
     for split in split_folders(folder):
-        chosen = _chosen(split, count, seed)
+        chosen = _chosen(split, count, seed, config)
         sheet = target / f"{split.name}.png"
         atomic_write(sheet, _png(np.concatenate([one.strip for one in chosen])))
         body += [f"<h2>{escape(split.name)}</h2>", table(numbers[split.name].items())]
@@ -56,13 +72,36 @@ def preview(folder: str | Path, count: int = 24, seed: int = 0, out: str | None 
     return page
 
 
-def _chosen(split: Path, count: int, seed: int) -> list[ShownSample]:
+def _chosen(split: Path, count: int, seed: int, config: RunConfig | None) -> list[ShownSample]:
     manifest = read_manifest(split)
     reader = ShardReader(split, manifest)
     ends = list(accumulate(shard.samples for shard in manifest.shards))
     total = manifest.samples
     picked = sorted(random.Random(seed).sample(range(total), min(count, total)))
-    return [_shown(reader, *_place(ends, number)) for number in picked]
+    shown = [_shown(reader, *_place(ends, number)) for number in picked]
+    if config is None:
+        return shown
+    made = _made(config, split.name, picked)
+    return [_with_frames(one, frames) for one, frames in zip(shown, made, strict=True)]
+
+
+def _made(config: RunConfig, split: str, numbers: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """`N T H W 3`: samples by their number, as the recipe's module previews them."""
+    module = building.recipe_module(config.recipe)
+    previews = vars(module).get("previews")
+    if previews is None:
+        raise UserError(f"{config.recipe} makes no frames of samples to look at; leave config= out")
+    model = configs.parse(module.Config, config.model, "model")
+    with building.build_loader(config, split) as loader:
+        batch = loader.sequential(numbers)
+    frames = to_pixels(previews(model, batch, Noise(config.seed, batch.draws)))
+    pixels: npt.NDArray[np.uint8] = frames.numpy()
+    return pixels
+
+
+def _with_frames(one: ShownSample, frames: npt.NDArray[np.uint8]) -> ShownSample:
+    strip = np.concatenate([_tile(frame) for frame in frames], axis=1)
+    return one._replace(suffix="gif", media=gif(torch.from_numpy(frames), FPS), strip=strip)
 
 
 def _place(ends: Sequence[int], number: int) -> tuple[int, int]:

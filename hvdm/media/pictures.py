@@ -102,11 +102,15 @@ def write_mp4(video: Tensor, path: Path, fps: int = 8) -> None:
 
 def write_gif(video: Tensor, path: Path, fps: int = 8) -> None:
     """An endless gif of one clip `T H W C`."""
+    _write(path, gif(video, fps))
+
+
+def gif(video: Tensor, fps: int) -> bytes:
     _check(video[None])
     first, *rest = [Image.fromarray(frame) for frame in _enlarged(video)]
     data = io.BytesIO()
     first.save(data, "GIF", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
-    _write(path, data.getvalue())
+    return data.getvalue()
 
 
 def write_frames(video: Tensor, folder: Path) -> None:

@@ -16,6 +16,8 @@ from hvdm.ops.schedule import x0_from_eps
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Fresh = Callable[[int], Tensor]
+Spread = Callable[[float, float], float | Tensor]
+"""The variance of an ancestral step, of its beta and of the posterior's variance."""
 
 
 def timesteps(steps: int, trained: int = 1000) -> list[int]:
@@ -66,6 +68,14 @@ def ddim(
     return x
 
 
+def small(beta: float, posterior: float) -> float:
+    return posterior
+
+
+def large(beta: float, posterior: float) -> float:
+    return beta
+
+
 def ddpm(
     denoise: Denoise,
     start: Tensor,
@@ -73,8 +83,9 @@ def ddpm(
     steps: int,
     noise: Fresh,
     bound: float = 1.0,
+    spread: Spread = small,
 ) -> Tensor:
-    """arXiv 2006.11239, eq. 6-7: the posterior of x_0 and x_t, with its own variance.
+    """arXiv 2006.11239, eq. 6-7: the posterior of x_0 and x_t, with its own variance or another.
 
     Over fewer steps than were trained, beta is that of the whole step (arXiv 2102.09672, sec. 4).
     """
@@ -83,8 +94,10 @@ def ddpm(
         _, x0 = _predicted(denoise, x, t, alpha_bar, bound)
         kept = now / after  # alpha of this step
         mean = after**0.5 * (1 - kept) / (1 - now) * x0 + kept**0.5 * (1 - after) / (1 - now) * x
-        variance = (1 - after) / (1 - now) * (1 - kept)
-        x = mean + variance**0.5 * noise(k).to(x) if variance > 0 else mean
+        posterior = (1 - after) / (1 - now) * (1 - kept)
+        x = mean
+        if posterior > 0:
+            x = x + spread(1 - kept, posterior) ** 0.5 * noise(k).to(x)
     return x
 
 

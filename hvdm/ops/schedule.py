@@ -1,8 +1,10 @@
-"""Gaussian diffusion q(x_t | x_0) (DDPM, arXiv 2006.11239, eq. 4) with sqrt-linear betas.
+"""Gaussian diffusion q(x_t | x_0) (DDPM, arXiv 2006.11239, eq. 4), and betas for it.
 
 Tables are float64 on the CPU, also where a default device is set; what meets a sample takes the
 sample's device and dtype.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -12,6 +14,19 @@ def sqrt_linear_betas(steps: int = 1000, first: float = 0.0015, last: float = 0.
     """beta_t = linspace(sqrt(first), sqrt(last))^2, as in latent diffusion (arXiv 2112.10752)."""
     roots = torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64, device="cpu")
     return roots.square()
+
+
+def linear_betas(steps: int = 1000) -> Tensor:
+    """0.0001 to 0.02 in 1,000 steps (DDPM, section 4), and as much noise in another number."""
+    scale = 1000 / steps
+    return torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64, device="cpu")
+
+
+def cosine_betas(steps: int = 1000) -> Tensor:
+    """alpha-bar along a squared cosine (improved DDPM, arXiv 2102.09672, eq. 17)."""
+    places = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
+    kept = torch.cos((places + 0.008) / 1.008 * math.pi / 2).square()
+    return (1 - kept[1:] / kept[:-1]).clamp(max=0.999)
 
 
 def alpha_bars(betas: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from data_tools.settings import Settings
 from hvdm import config as configs
 from hvdm.errors import UserError
 from hvdm.options import gathered, option
+from launcher.arguments import overrides
 from launcher.where import OnCluster
 
 if TYPE_CHECKING:
@@ -170,14 +171,30 @@ class PreviewOptions:
     count: int = option(24, "how many clips of each split", least=1)
     seed: int = option(0, "which; default 0")
     out: str | None = option(None, "default DIR/preview", shown="DIR")
+    config: str | None = option(
+        None, "show what the recipe of this run config makes of them", shown="NAME"
+    )
     json: bool = option(False, AS_DATA)
-    examples: ClassVar = ("data preview datasets/shapes count=12",)
+    keys: Mapping[str, str] = gathered(
+        "keys of that config, such as model.frames=8", "model.KEY=VALUE", ("model", "data")
+    )
+    examples: ClassVar = (
+        "data preview datasets/shapes count=12",
+        "data preview datasets/digits config=tiny/pseudo_diffusion model.corruption=blur",
+    )
 
 
 def preview(asked: PreviewOptions) -> int:
     from data_tools import preview as previewer
+    from launcher import compose
 
-    page = previewer.preview(asked.path, asked.count, asked.seed, asked.out)
+    if asked.keys and not asked.config:
+        raise UserError(f"{next(iter(asked.keys))}= is of a run config: name it with config=NAME")
+    config = None
+    if asked.config:
+        keys = [f"data.path={asked.path}", f"seed={asked.seed}", *overrides(asked.keys)]
+        config = compose.run_config(asked.config, keys)
+    page = previewer.preview(asked.path, asked.count, asked.seed, asked.out, config)
     return _tell(asked.json, {"page": str(page)}, f"wrote {page}")
 
 

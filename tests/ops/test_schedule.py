@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from hvdm.ops.schedule import alpha_bars, q_sample, sqrt_linear_betas, x0_from_eps
+from hvdm.ops.schedule import (
+    alpha_bars,
+    cosine_betas,
+    linear_betas,
+    q_sample,
+    sqrt_linear_betas,
+    x0_from_eps,
+)
 
 ALPHA_BAR = alpha_bars(sqrt_linear_betas())
 
@@ -40,3 +47,11 @@ def test_rows_have_their_own_time():
     x0, eps = torch.ones(2, 1), torch.zeros(2, 1)
     x = q_sample(x0, torch.tensor([0, 999]), eps, ALPHA_BAR)
     torch.testing.assert_close(x.flatten().double(), ALPHA_BAR[[0, 999]].sqrt())
+
+
+def test_betas_of_the_public_image_models():
+    assert linear_betas()[[0, -1]].tolist() == pytest.approx([1e-4, 0.02])
+    assert linear_betas(4000)[[0, -1]].tolist() == pytest.approx([2.5e-5, 0.005])
+    cosine = alpha_bars(cosine_betas(4000))
+    assert float(cosine[1999]) == pytest.approx(0.4938, abs=1e-3)
+    assert float(cosine_betas(4000)[-1]) == 0.999
