@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from hvdm.errors import UserError
+    from hvdm.errors import NoNetwork
     from hvdm.opening import Opened
     from hvdm.recipe import Coder
 
@@ -64,13 +64,13 @@ class Loaded:
             raise self._without("autoencoder")
         return load(below, device=self.device).autoencoder
 
-    @property
-    def denoiser(self) -> nn.Module:
-        """`denoiser(noisy, step, condition)`, `B ...`, `B`, `B ...` -> `B ...`."""
-        nets = self.opened.nets
-        if "denoiser" not in nets:
-            raise self._without("denoiser")
-        return nets["denoiser"]
+    def __getattr__(self, name: str) -> nn.Module:
+        """A network of the run by its name, such as `denoiser` or `generator`."""
+        if name.startswith("_") or name == "opened":  # half made, or probed for what is Python's
+            raise AttributeError(name)
+        if name not in self.opened.nets:
+            raise self._without(name)
+        return self.opened.nets[name]
 
     def sample(
         self,
@@ -91,8 +91,8 @@ class Loaded:
         request = sampling.ask(self.opened.recipe, what, steps, options)
         return sampling.draw(self.opened, request, seed, tuple(range(count)))
 
-    def _without(self, what: str) -> UserError:
-        from hvdm.errors import UserError
+    def _without(self, what: str) -> NoNetwork:
+        from hvdm.errors import NoNetwork
 
         have = ", ".join(self.opened.nets)
-        return UserError(f"{self.opened.run} has no {what}; it has: {have}")
+        return NoNetwork(f"{self.opened.run} has no {what}; it has: {have}")

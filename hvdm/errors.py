@@ -10,6 +10,10 @@ class UserError(Exception):
     exit_code = 2
 
 
+class NoNetwork(UserError, AttributeError):
+    """Asked of a run by name; an attribute that is not there, for who probes for some."""
+
+
 class RunError(Exception):
     """The request was fine and the run could not go on: exit code 1, one line, no traceback."""
 

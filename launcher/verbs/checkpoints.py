@@ -157,21 +157,20 @@ def diff(asked: DistanceOptions) -> int:
 
 # From and to files of a family's public code
 
+SIZES = "cifar10, stl10, celeba_256, celeba_512, celeba_1024 and lsun"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
     family: str = option(
-        about="whose files they are", shown="hvdm|pvdm", example="hvdm", key="from"
+        about="whose files they are", shown="hvdm|pvdm|wavediff", example="hvdm", key="from"
     )
     run: str = option(
-        about="the new run folder; with both files, the autoencoder is below it",
+        about="the new run folder; with two files, the autoencoder is below it",
         shown="DIR", example="runs/released",
     )  # fmt: skip
-    autoencoder: str | None = option(
-        None, "a state dict, .pth or .safetensors; no code in it is run", shown="FILE"
-    )
-    diffusion: str | None = option(
-        None, "the same of the denoiser; take the average, ema_model_*.pth", shown="FILE"
+    size: str | None = option(
+        None, "which of the code's networks, where the files do not tell: wavediff's are " + SIZES
     )
     first_stage: str | None = option(
         None, "the autoencoder's run, where only diffusion= is given", shown="RUN"
@@ -181,21 +180,28 @@ class ImportOptions:
         "the data set to evaluate on, as data.path=DIR, and other keys of data",
         "data.KEY=VALUE", ("data",),
     )  # fmt: skip
+    files: Mapping[str, str] = gathered(
+        "state dicts, .pth or .safetensors, of the parts of a run; no code in them is run",
+        "PART=FILE",
+        rows=(
+            ("autoencoder=FILE", "of hvdm and pvdm"),
+            ("diffusion=FILE", "their denoiser; take the average, ema_model_*.pth"),
+            ("generator=FILE", "of wavediff, netG_*.pth"),
+        ),
+    )
     examples: ClassVar = (
         "checkpoint import from=hvdm autoencoder=ae.pth diffusion=ema.pth run=runs/public",
         "checkpoint import from=pvdm autoencoder=ae.pth run=runs/pvdm_public",
+        "checkpoint import from=wavediff size=celeba_256 generator=netG_475.pth run=runs/faces",
     )
-
-    @property
-    def files(self) -> dict[str, str | None]:
-        return {"autoencoder": self.autoencoder, "diffusion": self.diffusion}
 
 
 def import_(asked: ImportOptions) -> int:
     from launcher.verbs import released
 
+    data = overrides(asked.data)
     made = released.import_files(
-        asked.family, Path(asked.run), asked.files, asked.first_stage, overrides(asked.data)
+        asked.family, Path(asked.run), asked.files, asked.first_stage, data, asked.size
     )
     print(json.dumps(made, indent=1) if asked.json else "\n".join(map(released.line, made)))
     return 0
@@ -208,20 +214,15 @@ class ExportOptions:
         shown="RUN[@STEP]", example="runs/hvdm_ucf101_256/diffusion",
     )  # fmt: skip
     to: str = option(
-        about="the public names, or ours", shown="hvdm|pvdm|safetensors", example="hvdm"
+        about="the public names, or ours", shown="hvdm|pvdm|wavediff|safetensors", example="hvdm"
     )
-    autoencoder: str | None = option(
-        None, "with public names: .safetensors, or a torch file", shown="FILE"
-    )
-    diffusion: str | None = option(None, "the same for the denoiser", shown="FILE")
     out: str | None = option(None, "with our names: one file for each network", shown="DIR")
     ema: bool = option(True, "averaged weights where the run keeps them")
     json: bool = option(False, "the files, as data")
+    files: Mapping[str, str] = gathered(
+        "with public names: .safetensors, or a torch file", "PART=FILE"
+    )
     examples: ClassVar = ("checkpoint export run=runs/public to=hvdm diffusion=unet.pth",)
-
-    @property
-    def files(self) -> dict[str, str | None]:
-        return {"autoencoder": self.autoencoder, "diffusion": self.diffusion}
 
 
 def export(asked: ExportOptions) -> int:

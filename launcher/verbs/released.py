@@ -3,6 +3,7 @@
 import importlib.util
 import pkgutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -24,19 +25,25 @@ from launcher.sizing.models import on_meta
 from launcher.verbs import cards
 
 OURS = "safetensors"
-FIRST_STAGE = "autoencoder"
-"""Folder of an imported diffusion run in which its autoencoder lies, a run of its own."""
+WRAPPED = "module."
+"""Before all names of a network that was saved as torch's DistributedDataParallel holds it."""
 
 
 class Names(Protocol):
     """What `hvdm/recipes/FAMILY/released.py` says of public code whose files the family can read.
 
-    `CODES` are the names of that code; each has configs `CODE_released/PART` for the parts that
-    `NETWORKS` gives our network's name of.
+    `CODES` are the names of that code. Files are of parts; `NETWORKS` has our network's name for
+    each, and `BELOW` the part whose run it works on, where it does. That one lies in the folder of
+    the run above, under the part's name, where both are imported at once.
     """
 
     CODES: Sequence[str]
     NETWORKS: Mapping[str, str]
+    BELOW: Mapping[str, str]
+
+    def config(self, code: str, part: str, size: str | None) -> tuple[str, list[str]]:
+        """The name of the config of an imported run, and overrides."""
+        ...
 
     def sizes(self, part: str, state: Mapping[str, Tensor]) -> list[str]:
         """Overrides that the shapes of a file say; what they do not say is the config's."""
@@ -76,84 +83,100 @@ def names_of(key: str, code: str, *others: str) -> Names:
 # Importing
 
 
+@dataclass(frozen=True)
+class Import:
+    """Files of the parts of one run, and of the run below it."""
+
+    names: Names
+    code: str
+    size: str | None
+    run: Path
+    files: Mapping[str, str]
+    first_stage: str | None
+    data: Sequence[str]
+
+    def write(self) -> list[dict[str, Any]]:
+        """Everything is read and checked before anything is written."""
+        ready: dict[str, Filled] = {}
+        for part in self.files:
+            self.names.config(self.code, part, self.size)
+        for part in self.names.NETWORKS:
+            if part in self.files:
+                above = part in self.names.BELOW
+                ready[part] = self._above(part, ready) if above else self._alone(part)
+        return [item.write() for item in ready.values()]
+
+    def _alone(self, part: str) -> "Filled":
+        file = Path(self.files[part])
+        state = _state(file)
+        below = any(self.names.BELOW.get(other) == part for other in self.files)
+        home = self.run / part if below else self.run
+        config = self._config(part, home, [*self.names.sizes(part, state), *self.data])
+        return _filled(self.names, config, part, file, state, on_meta(config))
+
+    def _above(self, part: str, ready: Mapping[str, "Filled"]) -> "Filled":
+        """Its clips are those of the run below, which is imported with it or there already."""
+        file, under = Path(self.files[part]), self.names.BELOW[part]
+        state, below = _state(file), ready.get(under)
+        given, clip = self.first_stage or str(self.run / under), list(self.data)
+        if self.first_stage is not None:
+            path, _ = opening.split_reference(self.first_stage)
+            data = [override for override in self.data if override.startswith("data.path=")]
+            clip = [*_clip(opening.read_config(path)), *data]
+        elif below is not None:
+            clip = [*_clip(below.config), *self.data]
+        sizes = [*self.names.sizes(part, state), f"first_stage={given}", *clip]
+        config = self._config(part, self.run, sizes)
+        if below is None:
+            recipe = on_meta(config)
+        else:
+            with torch.device("meta"):
+                recipe = building.build_recipe(config, {"first_stage": below.recipe})
+        _check_latent(file, self.names.latent_size(state), recipe)
+        return _filled(self.names, config, part, file, state, recipe)
+
+    def _config(self, part: str, run: Path, overrides: Sequence[str]) -> RunConfig:
+        name, own = self.names.config(self.code, part, self.size)
+        return compose.run_config(name, [*own, *overrides, f"run={run}"])
+
+
 def import_files(
-    family: str,
+    code: str,
     run: Path,
-    files: Mapping[str, str | None],
+    files: Mapping[str, str],
     first_stage: str | None,
-    data: list[str],
+    data: Sequence[str],
+    size: str | None = None,
 ) -> list[dict[str, Any]]:
-    names = names_of("from", family)
-    if not any(files.values()):
-        raise UserError("autoencoder=FILE, diffusion=FILE or both are expected")
+    names = names_of("from", code)
+    _check_parts(names, files, "are expected")
     if (run / opening.CONFIG_FILE).exists() or (run / "checkpoints").exists():
         raise UserError(f"run={run} is a run already; name a new folder with run=DIR")
-    return _import(names, family, run, files, first_stage, data)
+    return Import(names, code, size, run, files, first_stage, data).write()
+
+
+def _check_parts(names: Names, files: Mapping[str, str], expected: str) -> None:
+    for part in files:
+        if part not in names.NETWORKS:
+            raise UserError(f"unknown key {part!r}; {closest(part, names.NETWORKS)}")
+    if not files:
+        wanted = ", ".join(f"{part}=FILE" for part in names.NETWORKS)
+        raise UserError(f"{wanted}{' or both' if ',' in wanted else ''} {expected}")
+
+
+def _clip(config: RunConfig) -> list[str]:
+    return [f"data.{k}={getattr(config.data, k)}" for k in ("frames", "height", "width")]
+
+
+def _state(file: Path) -> dict[str, Tensor]:
+    state = read_state(file)
+    if not all(name.startswith(WRAPPED) for name in state):
+        return state
+    return {name.removeprefix(WRAPPED): value for name, value in state.items()}
 
 
 def line(row: Mapping[str, Any]) -> str:
     return f"{row['network']}: {row['parameters']:,} parameters from {row['file']} in {row['run']}"
-
-
-def _import(
-    names: Names,
-    family: str,
-    run: Path,
-    files: Mapping[str, str | None],
-    first_stage: str | None,
-    data: list[str],
-) -> list[dict[str, Any]]:
-    """Everything is read and checked before anything is written."""
-    ready = []
-    autoencoder, diffusion = files["autoencoder"], files["diffusion"]
-    home = run / FIRST_STAGE if diffusion else run
-    clip: list[str] = []
-    if autoencoder:
-        state = read_state(Path(autoencoder))
-        sizes = names.sizes("autoencoder", state)
-        clip = [override for override in sizes if override.startswith("data.")]
-        config = _config(family, "autoencoder", home, sizes + data)
-        ready.append(
-            _filled(names, config, "autoencoder", Path(autoencoder), state, on_meta(config))
-        )
-    if diffusion:
-        below = ready[0].recipe if ready else None
-        ready.append(
-            _diffusion(names, family, run, Path(diffusion), first_stage, clip + data, below)
-        )
-    return [item.write() for item in ready]
-
-
-def _diffusion(
-    names: Names,
-    family: str,
-    run: Path,
-    file: Path,
-    first_stage: str | None,
-    overrides: list[str],
-    below: Recipe | None,
-) -> "Filled":
-    state = read_state(file)
-    given = first_stage or str(run / FIRST_STAGE)
-    if first_stage is not None:
-        path, _ = opening.split_reference(first_stage)
-        stage = opening.read_config(path).data
-        overrides = [f"data.{k}={getattr(stage, k)}" for k in ("frames", "height", "width")] + [
-            override for override in overrides if override.startswith("data.path=")
-        ]
-    sizes = [*names.sizes("diffusion", state), f"first_stage={given}"]
-    config = _config(family, "diffusion", run, sizes + overrides)
-    if below is None:
-        recipe = on_meta(config)
-    else:
-        with torch.device("meta"):
-            recipe = building.build_recipe(config, {"first_stage": below})
-    _check_latent(file, names.latent_size(state), recipe)
-    return _filled(names, config, "diffusion", file, state, recipe)
-
-
-def _config(family: str, part: str, run: Path, overrides: list[str]) -> RunConfig:
-    return compose.run_config(f"{family}_released/{part}", [*overrides, f"run={run}"])
 
 
 def _check_latent(file: Path, have: tuple[int, ...] | None, recipe: Recipe) -> None:
@@ -252,22 +275,19 @@ def _states(reference: str, found: Checkpoint, averaged: bool) -> dict[str, Mapp
 
 
 def export_released(
-    family: str, reference: str, files: Mapping[str, str | None], averaged: bool
+    code: str, reference: str, files: Mapping[str, str], averaged: bool
 ) -> list[Path]:
-    names = names_of("to", family, OURS)
-    if not any(files.values()):
-        raise UserError("autoencoder=FILE, diffusion=FILE or both are expected, to be written")
+    names = names_of("to", code, OURS)
+    _check_parts(names, files, "are expected, to be written")
     opened = opening.open_run(reference, averaged)
     nets = {**opened.recipe.frozen, **opened.nets}
     paths = []
     for part, file in files.items():
-        if file is None:
-            continue
         name = names.NETWORKS[part]
         if name not in nets:
             raise UserError(f"run={reference} has no network {name!r}: leave {part}= out")
         net = nets[name]
-        if problem := names.problem(family, net):
+        if problem := names.problem(code, net):
             raise UserError(f"run={reference}: the {part} {problem}")
         shapes = names.shapes(net)
         paths.append(_write(names.to_released(net, net.state_dict(), shapes), Path(file)))

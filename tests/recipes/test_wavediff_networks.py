@@ -9,7 +9,7 @@ import torch
 
 from hvdm.ops import fir
 from hvdm.ops.large_steps import large_steps
-from hvdm.recipes.wavediff import public_names as released
+from hvdm.recipes.wavediff import released
 from hvdm.recipes.wavediff.discriminator import CriticShape, Discriminator, deviation
 from hvdm.recipes.wavediff.generator import Generator, GeneratorShape, folded, unfolded
 from hvdm.recipes.wavediff.layers import PICTURE, joined, split
@@ -114,7 +114,7 @@ def test_generators_give_what_the_public_ones_give(size):
     net = on_meta(size)
     state = {name: named(name, shape) for name, shape in listed(size).items()}
     net.load_state_dict(released.to_ours(net, state), assign=True)
-    again = released.to_released(net, net.state_dict())
+    again = released.to_released(net, net.state_dict(), released.shapes(net))
     assert again.keys() == state.keys()
     assert all(torch.equal(again[name], state[name]) for name in state)
     for row in json.loads((HERE.parent / "golden" / "wavediff.json").read_text())[size]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hvdm.errors import UserError
 from hvdm.recipes.hvdm.networks import Autoencoder, Encoder, Pixels, TriplaneBranch
 from hvdm.recipes.hvdm.plane_unet import ATTENDED, PlaneStep, PlaneUNet
 from hvdm.recipes.hvdm.transformer import AxisProjection, SpaceTimeTransformer
@@ -20,8 +21,16 @@ Pairs = Iterator[tuple[str, tuple[str, ...]]]
 
 CODES = ("hvdm", "pvdm")
 NETWORKS = {"autoencoder": "autoencoder", "diffusion": "denoiser"}
+BELOW = {"diffusion": "autoencoder"}
 AXES = {"xy": "over_time", "yt": "over_height", "xt": "over_width"}
 DENOISER = "diffusion_model."
+
+
+def config(code: str, part: str, size: str | None) -> tuple[str, list[str]]:
+    """That of the part; sizes are read off the file."""
+    if size is not None:
+        raise UserError(f"size={size}: {code}'s files tell their size; leave it out")
+    return f"{code}_released/{part}", []
 
 
 def names(net: nn.Module) -> dict[str, tuple[str, ...]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
+from hvdm.errors import UserError, closest
 from hvdm.recipes.wavediff.generator import Generator
 from hvdm.recipes.wavediff.layers import (
     Attention,
@@ -17,7 +18,10 @@ from hvdm.recipes.wavediff.layers import (
     FrequencyUp,
 )
 
-PREFIX = "module."
+CODES = ("wavediff",)
+NETWORKS = {"generator": "generator"}
+BELOW: Mapping[str, str] = {}
+SIZES = ("cifar10", "stl10", "celeba_256", "celeba_512", "celeba_1024", "lsun")
 _BLOCK = {
     "norm_in.style": "GroupNorm_0.style",
     "conv_in": "Conv_0",
@@ -31,8 +35,43 @@ _ATTENTION = {"norm": "GroupNorm_0", "query": "NIN_0", "key": "NIN_1", "value": 
               "out": "NIN_3"}  # fmt: skip
 
 
-def names(net: Generator) -> dict[str, str]:
+def config(code: str, part: str, size: str | None) -> tuple[str, list[str]]:
+    """The published settings of a generator without its critic, which is in another file."""
+    if size is None:
+        raise UserError(f"size= is missing: the files do not tell; choose from: {', '.join(SIZES)}")
+    if size not in SIZES:
+        raise UserError(f"size={size} is not known; {closest(size, SIZES)}")
+    return f"wavediff/{size}", ["model.variant=released", "model.adversarial=false"]
+
+
+def sizes(part: str, state: Mapping[str, Tensor]) -> list[str]:
+    """All is in the settings of a size."""
+    return []
+
+
+def latent_size(state: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+    """It works on coefficients, not on latents."""
+    return None
+
+
+def problem(code: str, net: nn.Module) -> str | None:
+    """Why a network cannot be written under the public names."""
+    if not isinstance(net, Generator):
+        return "is of another family"
+    shape = net.shape
+    if shape.frames or shape.labels:
+        return "makes clips or is told classes, which the released code has no names for"
+    if not shape.released and (shape.bottleneck or shape.folded > 1):
+        return (
+            "is of model.variant=figure, which is another network than the released code's of "
+            "these names; train it with model.variant=released"
+        )
+    return None
+
+
+def names(net: nn.Module) -> dict[str, str]:
     """Released name -> ours."""
+    assert isinstance(net, Generator)
     ours = {id(module): name for name, module in net.named_modules()}
     found: dict[str, str] = {}
     for number, layer in enumerate(_in_order(net)):
@@ -89,7 +128,7 @@ def _within(layer: nn.Module) -> Iterator[tuple[str, str]]:
         yield "", ""
 
 
-def to_ours(net: Generator, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_ours(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict from a released one that has all the names and sizes."""
     return {
         ours: state[theirs].t() if theirs.endswith(".W") else state[theirs]
@@ -97,7 +136,9 @@ def to_ours(net: Generator, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def to_released(net: Generator, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_released(
+    net: nn.Module, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Tensor]:
     """A released state dict from ours."""
     return {
         theirs: state[ours].t().contiguous() if theirs.endswith(".W") else state[ours]
@@ -105,7 +146,7 @@ def to_released(net: Generator, state: Mapping[str, Tensor]) -> dict[str, Tensor
     }
 
 
-def shapes(net: Generator) -> dict[str, tuple[int, ...]]:
+def shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
     """Released name -> its shape; attention's matrices are square."""
     have = dict(net.named_parameters())
     return {theirs: tuple(have[ours].shape) for theirs, ours in names(net).items()}
