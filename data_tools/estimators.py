@@ -18,8 +18,8 @@ from hvdm.data.depth import DEPTH_FILES, DEPTH_SUFFIX, Placing, checked, read_de
 from hvdm.data.derivation import saved
 from hvdm.data.fields import read_media
 from hvdm.data.schema import Sample
+from hvdm.disk import sha256_of_file
 from hvdm.errors import UserError
-from hvdm.nets.state_files import sha256_of
 
 Estimate = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.generic]]
 """Pixels `H W 3` -> depth or disparity `H W`."""
@@ -99,7 +99,7 @@ def _trusted(estimator: str, sha256: str | None) -> str:
     path = _file_of(estimator)
     if not path.is_file():
         raise UserError(f"estimator={estimator}: there is no such file")
-    own = sha256_of(path)
+    own = sha256_of_file(path)
     if sha256 is None or sha256.lower() != own:
         raise UserError(
             f"estimator={estimator} runs what {path.name} says, whose sha256 is {own}: give it as "

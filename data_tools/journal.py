@@ -6,8 +6,6 @@ journal/part-000/train-000000.json   a shard that is written
 journal/part-000/done.json     the sources of a part of the data set that is complete
 """
 
-import fcntl
-import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hvdm.data.schema import atomic_write, canonical
+from hvdm.data.schema import canonical
+from hvdm.disk import atomic_write, locked, sha256_of
 from hvdm.errors import UserError
 
 
@@ -33,13 +32,8 @@ class Journal:
     def claimed(self) -> Iterator[None]:
         """One job at a time; the kernel lets go when the process dies."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".lock", "a") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"another job is writing into {self.folder.parent}; wait for it or stop it"
-                ) from None
+        busy = f"another job is writing into {self.folder.parent}; wait for it or stop it"
+        with locked(self.folder / ".lock", refusal=busy):
             yield
 
     def same_job(self, asked: Mapping[str, Any]) -> None:
@@ -56,7 +50,7 @@ class Journal:
             )
 
     def probe_path(self, *identity: Any) -> Path:
-        name = hashlib.sha256(canonical(identity)).hexdigest()[:32]
+        name = sha256_of(canonical(identity))[:32]
         return self.folder / "probes" / name[:2] / f"{name}.json"
 
     def shard_path(self, part: int, split: str, number: int) -> Path:

@@ -21,8 +21,9 @@ from hvdm.data import child
 from hvdm.data.clips import resize
 from hvdm.data.decode import CannotDecode
 from hvdm.data.fields import LATENT_SUFFIX, VIDEO_SUFFIXES, about_of, media_frames, media_of
-from hvdm.data.schema import DamagedSample, atomic_write, read_manifest
+from hvdm.data.schema import DamagedSample, read_manifest
 from hvdm.data.shards import ShardReader
+from hvdm.disk import atomic_write
 from hvdm.errors import UserError
 from hvdm.media.pictures import gif
 from hvdm.recipe import Noise, to_pixels
@@ -68,7 +69,7 @@ def preview(
         body += [_figure(target, split.name, one) for one in chosen]
         body.append(f'<p><img src="{sheet.name}" alt="contact sheet of {escape(split.name)}"></p>')
     page = target / "index.html"
-    atomic_write(page, document(folder.name, "\n".join(body)).encode())
+    atomic_write(page, document(folder.name, "\n".join(body)))
     return page
 
 

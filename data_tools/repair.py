@@ -15,17 +15,16 @@ from hvdm.data.schema import (
     Manifest,
     Sample,
     Shard,
-    atomic_write,
     index_bytes,
     index_path,
     manifest_hash,
     read_index,
     read_manifest,
-    sha256_of,
     write_manifest,
 )
 from hvdm.data.shards import check_range, parse, size_problem
 from hvdm.data.store import LocalStore
+from hvdm.disk import atomic_write, replacing, sha256_of
 from hvdm.errors import RunError, UserError
 
 
@@ -74,9 +73,8 @@ def _repair_split(place: Path, names: Iterable[str], copy: Path | None) -> list[
 
 def _restored(place: Path, shard: Shard, copy: Path) -> dict[str, Any]:
     for path in (Path(shard.name), index_path(Path(), shard.name)):
-        part = place / f".part-repair-{path.name}"
-        shutil.copyfile(copy / path, part)
-        part.replace(place / path)
+        with replacing(place / path) as part:
+            shutil.copyfile(copy / path, part)
     return {"shard": shard.name, "how": f"copied from {copy}", "lost": []}
 
 

@@ -21,13 +21,13 @@ from hvdm.data.schema import (
     Entry,
     Manifest,
     Shard,
-    atomic_write,
     read_index,
     read_manifest,
     splits,
 )
 from hvdm.data.shards import parse
 from hvdm.data.store import LocalStore
+from hvdm.disk import atomic_write
 
 HEAD = 16384
 """Bytes that hold the json of nearly every sample."""
@@ -143,8 +143,8 @@ def write(out: Path, settings: Settings, fresh: int) -> dict[str, Any]:
     }
     _write_lines(out / "quarantine.jsonl", lists["quarantine"])
     _write_lines(out / "filtered.jsonl", lists["filtered"])
-    atomic_write(out / "stats.json", json.dumps(whole, indent=1, sort_keys=True).encode() + b"\n")
-    atomic_write(out / "report.html", page(out.name, whole, lists).encode())
+    atomic_write(out / "stats.json", json.dumps(whole, indent=1, sort_keys=True) + "\n")
+    atomic_write(out / "report.html", page(out.name, whole, lists))
     return {**whole, "folder": str(out), "new_sources": fresh, **lists}
 
 
@@ -154,7 +154,7 @@ def _counted(reasons: Iterable[str]) -> dict[str, int]:
 
 def _write_lines(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     lines = (json.dumps(entry, sort_keys=True, ensure_ascii=False) + "\n" for entry in entries)
-    atomic_write(path, "".join(lines).encode())
+    atomic_write(path, "".join(lines))
 
 
 def page(name: str, whole: Mapping[str, Any], lists: Mapping[str, Any]) -> str:

@@ -1,8 +1,6 @@
 """Writing shards: equal samples give equal bytes, and a folder appears whole or not at all."""
 
 import hashlib
-import os
-import secrets
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,12 +12,10 @@ from hvdm.data.schema import (
     Entry,
     Sample,
     Shard,
-    atomic_write,
     index_bytes,
     index_path,
-    sha256_of,
-    sync_folder,
 )
+from hvdm.disk import atomic_write, replacing, sha256_of, sync
 from hvdm.errors import UserError
 
 
@@ -29,17 +25,11 @@ def shard_name(number: int) -> str:
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> Shard:
     """Writes a tar and its index; the tar has its name only when it is whole and on the disk."""
-    # Two writers of one shard, of a job and of one that was killed, must not share a file.
-    part = path.with_name(f".part-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
-    try:
+    with replacing(path) as part:
         ranges = _write_tar(part, samples)
         digest, entries = _hash_ranges(part, ranges)
         index = index_bytes(entries)
         atomic_write(index_path(path.parent, path.name), index)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    sync_folder(path.parent)
     return Shard(path.name, path.stat().st_size, digest, len(entries), sha256_of(index))
 
 
@@ -47,15 +37,15 @@ def _write_tar(path: Path, samples: Iterable[Sample]) -> list[tuple[str, int, in
     """The key, start and end of each sample in the new tar."""
     ranges: list[tuple[str, int, int]] = []
     seen: set[str] = set()
-    with open(path, "wb") as file:
-        with TarWriter(file, user="", group="", mtime=0, encoder=False) as writer:
-            for sample in samples:
-                _check_key(sample, seen, path)
-                start = writer.tarstream.offset
-                writer.write({"__key__": sample.key, **sample.parts})
-                ranges.append((sample.key, start, writer.tarstream.offset))
-        file.flush()
-        os.fsync(file.fileno())
+    with (
+        open(path, "wb") as file,
+        TarWriter(file, user="", group="", mtime=0, encoder=False) as writer,
+    ):
+        for sample in samples:
+            _check_key(sample, seen, path)
+            start = writer.tarstream.offset
+            writer.write({"__key__": sample.key, **sample.parts})
+            ranges.append((sample.key, start, writer.tarstream.offset))
     return ranges
 
 
@@ -96,6 +86,6 @@ def part_folder(final: Path) -> Path:
 def commit_folder(part: Path, final: Path) -> None:
     """The rename is the commit: before it there is no data set, after it a whole one."""
     for folder in [path for path in part.rglob("*") if path.is_dir()] + [part]:
-        sync_folder(folder)
+        sync(folder)
     part.rename(final)
-    sync_folder(final.parent)
+    sync(final.parent)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hvdm import config as configs
-from hvdm.data.schema import atomic_write
+from hvdm.disk import atomic_write
 from hvdm.events import TensorBoard
 from hvdm.opening import Opened
 
@@ -22,7 +22,7 @@ HIGHER_IS_BETTER = ("psnr", "ssim", "precision", "recall", "is")
 def record(opened: Opened, result: Mapping[str, Any]) -> None:
     folder = opened.run / "evaluations"
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(folder / "history.csv", table(results_in(folder)).encode())
+    atomic_write(folder / "history.csv", table(results_in(folder)))
     scalars = scalars_of(result)
     log = opened.config.log
     if log.tensorboard:

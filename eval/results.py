@@ -9,7 +9,7 @@ import numpy as np
 
 from eval.numbers.jackknife import LEAST_BLOCKS_OF_AN_INTERVAL, NORMAL_975, jackknife, student_975
 from hvdm.config import flat
-from hvdm.data.schema import atomic_write
+from hvdm.disk import atomic_write
 from hvdm.errors import UserError
 
 Result = Mapping[str, Any]
@@ -36,7 +36,7 @@ def write(result: Result, out: str | None) -> Path:
     """The file is whole or not there; the same measurement again replaces it."""
     path = path_of(result, out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, json.dumps(result, indent=1).encode() + b"\n")
+    atomic_write(path, json.dumps(result, indent=1) + "\n")
     return path
 
 

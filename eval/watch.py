@@ -16,7 +16,7 @@ from eval.protocol.protocol import find
 from eval.protocol.request import Request
 from hvdm import opening
 from hvdm.checkpoint import checkpoint, leases
-from hvdm.data.schema import atomic_write
+from hvdm.disk import atomic_write
 from hvdm.errors import RunError, UserError
 from hvdm.events import read_lines
 
@@ -116,4 +116,4 @@ def record_best(folder: Path, requests: Sequence[Request]) -> None:
         name = f"best-{protocol.full_name}"
         leases.take(folder, name, row["step"], leases.FOR_GOOD, why=why)
     path = folder / "evaluations" / BEST
-    atomic_write(path, json.dumps({"best": chosen}, indent=1).encode() + b"\n")
+    atomic_write(path, json.dumps({"best": chosen}, indent=1) + "\n")

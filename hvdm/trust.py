@@ -9,6 +9,7 @@ from contextlib import suppress
 from importlib import util
 from pathlib import Path
 
+from hvdm.disk import atomic_write
 from hvdm.errors import UserError
 
 TOLD = "HVDM_TRUST"
@@ -39,7 +40,7 @@ def remember(recipe: str) -> None:
     with suppress(OSError):  # the next verb asks, that is all
         known = {**_known(), recipe: _place(recipe)}
         _file().parent.mkdir(parents=True, exist_ok=True)
-        _file().write_text(json.dumps(known, indent=1) + "\n")
+        atomic_write(_file(), json.dumps(known, indent=1) + "\n")
 
 
 def _is_ours(recipe: str) -> bool:

@@ -1,6 +1,5 @@
 """Blocks of features on disk: written whole, read one at a time, found again by their key."""
 
-import os
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from eval.blocks.tasks import Arrays, Payload
 from eval.numbers.statistics import Floats, Moments, merge, moments
+from hvdm.disk import replacing
 from hvdm.trust import cache_folder
 
 Groups = list[list[int]]
@@ -44,10 +44,8 @@ class FeatureStore:
 
     def put(self, payload: Payload) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        # a name of its own: another job may write the same block, with the same bytes
-        part = self.folder / f".part-{payload.number:06d}-{os.getpid()}.npz"
-        np.savez(part, **payload.arrays)  # type: ignore[arg-type]
-        part.replace(self._path(payload.number))
+        with replacing(self._path(payload.number), durable=False) as part:
+            np.savez(part, **payload.arrays)  # type: ignore[arg-type]
 
     def read(self, number: int) -> Arrays:
         with np.load(self._path(number), allow_pickle=False) as found:

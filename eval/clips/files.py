@@ -13,6 +13,7 @@ from hvdm.data.facts import whole
 from hvdm.data.fields import about_of, read_media
 from hvdm.data.schema import read_manifest
 from hvdm.data.shards import ShardReader
+from hvdm.disk import sha256_of_file
 from hvdm.errors import RunError
 
 FILMS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
@@ -51,9 +52,7 @@ def content_of(path: str) -> str:
     digest = hashlib.sha256()
     for key, files in files_of(path).items():
         for file in files:
-            with open(file, "rb") as handle:
-                inner = hashlib.file_digest(handle, "sha256").hexdigest()
-            digest.update(f"{key}/{file.name}\0{inner}\n".encode())
+            digest.update(f"{key}/{file.name}\0{sha256_of_file(file)}\n".encode())
     return digest.hexdigest()
 
 

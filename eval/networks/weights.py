@@ -7,6 +7,7 @@ folder. How a hash begins tells files apart, and proves nothing: 32 bits are soo
 import hashlib
 import json
 import os
+import shutil
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
-from hvdm.data.schema import atomic_write
+from hvdm.disk import atomic_write, replacing, sha256_of_file
 from hvdm.errors import RunError, UserError, closest
 from hvdm.trust import cache_folder
 
@@ -152,11 +153,6 @@ def _hash_problem(weights: Weights, path: Path, pinned: str | None) -> str | Non
     return None
 
 
-def sha256_of_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def git_blob_of(path: Path) -> str:
     digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
     with open(path, "rb") as file:
@@ -190,22 +186,17 @@ def fetch(
 
 
 def _download(url: str, path: Path, weights: Weights, sha256: str | None) -> None:
-    part = path.with_name(f".part-{path.name}")
-    try:
-        with urllib.request.urlopen(url, timeout=60) as answer, open(part, "wb") as file:
-            while chunk := answer.read(CHUNK):
-                file.write(chunk)
-    except (OSError, URLError) as error:
-        part.unlink(missing_ok=True)
-        raise RunError(
-            f"{url} cannot be fetched ({error}); bring {path.name} "
-            f"({weights.expected}) to {path.parent} by other means"
-        ) from None
-    problem = _refusal(weights, part, sha256)
-    if problem:
-        part.unlink()
-        raise RunError(f"{url} gave something else: {problem}; nothing was kept")
-    part.replace(path)
+    with replacing(path) as part:
+        try:
+            with urllib.request.urlopen(url, timeout=60) as answer, open(part, "wb") as file:
+                shutil.copyfileobj(answer, file)
+        except (OSError, URLError) as error:
+            raise RunError(
+                f"{url} cannot be fetched ({error}); bring {path.name} "
+                f"({weights.expected}) to {path.parent} by other means"
+            ) from None
+        if problem := _refusal(weights, part, sha256):
+            raise RunError(f"{url} gave something else: {problem}; nothing was kept")
 
 
 def _refusal(weights: Weights, part: Path, sha256: str | None) -> str | None:
@@ -230,7 +221,7 @@ def _pin(weights: Weights, path: Path, sha256: str | None) -> None:
     if not sha256 and problem_of(weights, path.parent):
         return
     pins[weights.file] = found
-    atomic_write(path.parent / PINS, json.dumps(pins, indent=1, sort_keys=True).encode() + b"\n")
+    atomic_write(path.parent / PINS, json.dumps(pins, indent=1, sort_keys=True) + "\n")
 
 
 def listed(folder: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from eval import history
 from eval.report import embedded, page
 from eval.report.curves import Curves
 from hvdm.checkpoint import checkpoint
-from hvdm.data.schema import atomic_write
+from hvdm.disk import atomic_write
 from hvdm.errors import UserError
 from hvdm.events import each_line
 from hvdm.redaction import redacted

@@ -4,7 +4,6 @@ An object store has no rename: files go under `step-…/ATTEMPT/`, and the manif
 written last and names the attempt, is the commit.
 """
 
-import fcntl
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +24,7 @@ from hvdm.checkpoint.storage import (
     step_of,
 )
 from hvdm.data.store import OUTAGE_S, REQUEST_S, Absent, Outage, client_of, persistent
+from hvdm.disk import locked, replacing
 from hvdm.errors import RunError, UserError
 from hvdm.redaction import redacted
 
@@ -72,24 +72,23 @@ class Bucket:
         row = manifest["files"][file]
         path = self.cache / f"{row['sha256']}.safetensors"
         self.cache.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".lock"), "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(path.with_suffix(".lock")):
             if not path.exists():
                 self._fetch(f"{name}/{manifest['attempt']}/{file}", row, path)
         return path
 
     def _fetch(self, name: str, row: Row, path: Path) -> None:
-        what, part = f"{self.where}/{name}", path.with_suffix(".part")
-        try:
-            self._persistent(partial(self._fs.get_file, f"{self._root}/{name}", str(part)), what)
-        except Absent:
-            raise RunError(f"{what} is missing") from None
-        with open(part, "rb", buffering=0) as handle:
-            problem = difference(what, row, *hashed(handle))
-        if problem:
-            part.unlink()
-            raise RunError(problem)
-        part.rename(path)
+        what = f"{self.where}/{name}"
+        with replacing(path, durable=False) as part:
+            get = partial(self._fs.get_file, f"{self._root}/{name}", str(part))
+            try:
+                self._persistent(get, what)
+            except Absent:
+                raise RunError(f"{what} is missing") from None
+            with open(part, "rb", buffering=0) as handle:
+                problem = difference(what, row, *hashed(handle))
+            if problem:
+                raise RunError(problem)
 
     def begin(self, name: str) -> str:
         """What a killed save left is there from the start, so the bucket is listed once."""

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hvdm.data.schema import atomic_write
+from hvdm.disk import atomic_write
 
 LASTS_S = 600.0
 FOR_GOOD = 4102444800.0
@@ -33,7 +33,7 @@ def take(run: Path, name: str, step: int, until: float | None = None, **more: An
     path = folder(run) / f"{re.sub(r'[^A-Za-z0-9._@-]', '_', name)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     ends = time.time() + LASTS_S if until is None else until
-    atomic_write(path, json.dumps({"step": step, "until": ends, **more}).encode() + b"\n")
+    atomic_write(path, json.dumps({"step": step, "until": ends, **more}) + "\n")
     return path
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hvdm.checkpoint.bucket import Bucket
 from hvdm.checkpoint.storage import Folder, Storage
+from hvdm.disk import atomic_write
 from hvdm.errors import UserError
 from hvdm.redaction import redacted
 
@@ -62,6 +63,4 @@ def move_checkpoints(run: Path, address: str | None) -> None:
         pointer.unlink()
         return
     pointer.parent.mkdir(parents=True, exist_ok=True)
-    part = pointer.with_name(f".{POINTER}")
-    part.write_text(f"{address}\n")
-    part.rename(pointer)
+    atomic_write(pointer, f"{address}\n")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
 from hvdm.checkpoint import faults
+from hvdm.disk import atomic_write, sync
 
 MANIFEST = "manifest.json"
 LATEST = "latest"
@@ -147,7 +148,7 @@ class Folder:
     def begin(self, name: str) -> str:
         self._settle()
         self.sweep()
-        for stale in self.root.glob(f"{PART}*"):
+        for stale in self.root.glob(f"{PART}step-*"):
             shutil.rmtree(stale)
         part = f"{PART}{name}"
         (self.root / part).mkdir(parents=True)
@@ -173,14 +174,14 @@ class Folder:
         step = step_of(name)
         with self.writing(part, MANIFEST) as handle:
             handle.write(dumped(manifest))
-        _sync(self.root / part)
+        sync(self.root / part)
         faults.reach("manifest-written", step)
         there = (self.root / name).exists()
         (self.root / part).rename(self.root / (name + NEW if there else name))
         faults.reach("renamed", step)
         if there:
             self._replace(name)
-        _sync(self.root)
+        sync(self.root)
 
     def _replace(self, name: str) -> None:
         """At every moment the old or the new one is listed."""
@@ -196,9 +197,7 @@ class Folder:
         shutil.rmtree(self.root / part, ignore_errors=True)
 
     def tell_latest(self, name: str) -> None:
-        part = self.root / f".{LATEST}"
-        part.write_text(f"{name}\n")
-        part.rename(self.root / LATEST)
+        atomic_write(self.root / LATEST, f"{name}\n")
 
     def remove(self, name: str, needed: Callable[[], bool]) -> bool:
         trash = self.root / f"{TRASH}{name}"
@@ -220,13 +219,5 @@ class Folder:
     def set_aside(self, name: str, stamp: str) -> str:
         place = self.root / f"aside-{stamp}-{name}"
         (self.root / name).rename(place)
-        _sync(self.root)
+        sync(self.root)
         return str(place)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,9 +5,7 @@ each shard `shard-000000.index.json` with the byte range of every sample. A shar
 WebDataset tar, so counts and places are known before anything is read.
 """
 
-import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hvdm.data.store import Absent, Store, open_store
+from hvdm.disk import atomic_write, sha256_of
 from hvdm.errors import RunError, UserError
 
 VERSION = 1
@@ -84,37 +83,13 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def sha256_of(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def manifest_hash(manifest: Manifest) -> str:
     return sha256_of(canonical(asdict(manifest)))
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes renames within the folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def atomic_write(path: Path, data: bytes) -> None:
-    """The file is there whole or not at all."""
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
-    with open(part, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    sync_folder(path.parent)
-
-
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     text = json.dumps(asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False)
-    atomic_write(folder / MANIFEST, text.encode() + b"\n")
+    atomic_write(folder / MANIFEST, f"{text}\n")
 
 
 def read_manifest(folder: str | Path | Store) -> Manifest:

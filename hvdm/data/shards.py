@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 from webdataset.tariterators import group_by_keys
 
-from hvdm.data.schema import DamagedSample, Entry, Manifest, Shard, read_index, sha256_of
+from hvdm.data.schema import DamagedSample, Entry, Manifest, Shard, read_index
 from hvdm.data.store import Absent, Cache, Outage, Store, Unreachable, open_store
+from hvdm.disk import sha256_of
 from hvdm.errors import RunError
 
 T = TypeVar("T")

@@ -1,7 +1,6 @@
 """Where shards lie: a folder, an object store or a web server, behind three reads."""
 
 import functools
-import hashlib
 import os
 import random
 import threading
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from hvdm.disk import atomic_write, sha256_of
 from hvdm.errors import RunError, UserError
 from hvdm.redaction import redacted
 
@@ -225,19 +225,16 @@ class Cache:
             data = self._path(sha256).read_bytes()
         except OSError:
             return None
-        return data if hashlib.sha256(data).hexdigest() == sha256 else None
+        return data if sha256_of(data) == sha256 else None
 
     def put(self, sha256: str, data: bytes) -> None:
         path = self._path(sha256)
         if self._size + len(data) > self.limit:
             return
-        part = path.with_name(f".part-{os.getpid()}-{threading.get_ident()}-{path.name}")
         try:
             path.parent.mkdir(exist_ok=True)
-            part.write_bytes(data)
-            part.replace(path)
+            atomic_write(path, data, durable=False)
         except OSError:  # a full disk must not stop the run
-            part.unlink(missing_ok=True)
             return
         self._size += len(data)
 

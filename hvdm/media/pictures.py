@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from hvdm.data.schema import atomic_write
+from hvdm.disk import atomic_write, replacing
 from hvdm.errors import UserError
 
 Pixels = npt.NDArray[np.uint8]
@@ -88,16 +88,18 @@ def write_mp4(video: Tensor, path: Path, fps: int = 8) -> None:
     _check(video[None])
     pixels = _enlarged(video)
     pixels = pixels[:, : pixels.shape[1] // 2 * 2, : pixels.shape[2] // 2 * 2]
-    part = path.with_name(f".part-{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    faststart = {"movflags": "+faststart"}
+    with (
+        replacing(path) as part,
+        av.open(str(part), "w", format="mp4", options=faststart) as container,
+    ):
         stream = container.add_stream("libx264", rate=fps, options=H264)
         stream.height, stream.width, stream.pix_fmt = pixels.shape[1], pixels.shape[2], "yuv420p"
         for frame in pixels:
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
-    part.replace(path)
 
 
 def write_gif(video: Tensor, path: Path, fps: int = 8) -> None:

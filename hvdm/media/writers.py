@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hvdm.data.schema import atomic_write
+from hvdm.disk import atomic_write, replacing
 from hvdm.media import mesh, pictures
 from hvdm.recipe import to_pixels
 
@@ -48,14 +48,12 @@ def _film_frames(video: Tensor, stem: Path, fps: int) -> Path:
 
 
 def _array(value: Tensor, path: Path, fps: int) -> None:
-    part = path.with_name(f".part-{path.name}")
-    with part.open("wb") as file:
-        np.save(file, value.numpy())
-    part.replace(path)
+    with replacing(path) as part:
+        np.save(part, value.numpy())
 
 
 def _page(text: str, path: Path, fps: int) -> None:
-    atomic_write(path, text.encode())
+    atomic_write(path, text)
 
 
 def _png(frames: Callable[[Any], Tensor]) -> Write:

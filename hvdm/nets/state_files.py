@@ -1,6 +1,5 @@
 """State dicts from files of others: tensors are read, and no pickled code is run."""
 
-import hashlib
 import io
 import pickle
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from hvdm.disk import sha256_of_file
 from hvdm.errors import UserError
 
 
@@ -17,8 +17,8 @@ def read_state(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """The tensors of a safetensors file, or of a torch file that holds nothing but tensors."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
-    if sha256 is not None and sha256_of(path) != sha256.lower():
-        raise UserError(f"{path} has sha256 {sha256_of(path)}, expected {sha256}: fetch it again")
+    if sha256 is not None and (found := sha256_of_file(path)) != sha256.lower():
+        raise UserError(f"{path} has sha256 {found}, expected {sha256}: fetch it again")
     try:
         found = load_file(path) if path.suffix == ".safetensors" else _torch_file(path)
     except pickle.UnpicklingError:
@@ -59,8 +59,3 @@ def _tensors(path: Path, found: Any) -> dict[str, Tensor]:
             kind = type(value).__name__
             raise UserError(f"{path}: {name!r} is a {kind}, expected a tensor under a name")
     return found
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -5,7 +5,6 @@ lock also says so in a note beside it, again and again; one who comes from anoth
 no lock, believes the note until it has stood still for a while.
 """
 
-import fcntl
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from hvdm import disk
 from hvdm.checkpoint.leases import renewed
 from hvdm.errors import UserError
 
@@ -125,11 +125,10 @@ def _lock(handle: IO[str], claim: Claim, until: float) -> bool:
     """False where the file system knows no locks."""
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise claim.refusal() from None
-            time.sleep(0.2)
+            if disk.lock(handle):
+                return True
         except OSError:
             return False
+        if time.monotonic() > until:
+            raise claim.refusal()
+        time.sleep(0.2)

@@ -20,6 +20,7 @@ from hvdm import config as configs
 from hvdm.checkpoint import checkpoint, places
 from hvdm.config import Resume, RunConfig
 from hvdm.data.loader import Loader
+from hvdm.disk import atomic_write
 from hvdm.errors import UserError
 from hvdm.events import (
     Console,
@@ -268,9 +269,7 @@ def _describe(session: Session, run: Path) -> None:
     if dist.is_main():
         config = replace(session.config, resume=Resume("auto"))
         text = yaml.safe_dump(configs.shown(config), sort_keys=False)
-        part = run / f".part-{opening.CONFIG_FILE}"
-        part.write_text(text)
-        part.rename(run / opening.CONFIG_FILE)
+        atomic_write(run / opening.CONFIG_FILE, text)
 
 
 def _tell_start(session: Session, found: checkpoint.Checkpoint | None, began: float) -> None:

@@ -5,7 +5,6 @@ is the loop's, so this file reads the gradient norm before the step, and drops g
 stepping. Both touch names inside DeepSpeed, hence the check of the version.
 """
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from hvdm import dist
 from hvdm.config import EngineConfig, OptimizerConfig
+from hvdm.disk import locked
 from hvdm.errors import RunError, UserError
 from hvdm.train import optim
 from hvdm.train.engine import Engine, Slice, clip_, norm_of, torch_slices
@@ -78,8 +78,7 @@ def _building(device: torch.device, say: Callable[[str], None]) -> Iterator[None
             "install one (Debian: apt-get install g++), or use engine=local"
         )
     folder = extensions_folder()
-    with open(folder / "hvdm.lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with locked(folder / "hvdm.lock"):
         for stale in folder.glob("*/lock"):
             stale.unlink()
             say(f"removed {stale}: the lock of a build of DeepSpeed's operator that was killed")

@@ -12,7 +12,7 @@ from hvdm import config as configs
 from hvdm import opening
 from hvdm.checkpoint.checkpoint import Checkpoint
 from hvdm.config import RunConfig
-from hvdm.nets.state_files import sha256_of
+from hvdm.disk import sha256_of_file
 
 NAME = "README.md"
 
@@ -64,7 +64,7 @@ def _what(config: RunConfig, found: Checkpoint, averaged: bool) -> str:
 def _files(found: Checkpoint, files: Sequence[Path]) -> Iterator[Sequence[Any]]:
     for path in files:
         shapes: Mapping[str, list[int]] = found.nets[path.stem]["parameters"]
-        yield path.name, f"{_count(shapes):,}", path.stat().st_size, f"`{sha256_of(path)}`"
+        yield path.name, f"{_count(shapes):,}", path.stat().st_size, f"`{sha256_of_file(path)}`"
 
 
 def _count(shapes: Mapping[str, list[int]]) -> int:

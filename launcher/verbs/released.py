@@ -17,8 +17,9 @@ from hvdm import config as configs
 from hvdm.checkpoint import checkpoint
 from hvdm.checkpoint.checkpoint import Checkpoint
 from hvdm.config import RunConfig
+from hvdm.disk import replacing, sha256_of_file
 from hvdm.errors import UserError, closest
-from hvdm.nets.state_files import read_state, sha256_of
+from hvdm.nets.state_files import read_state
 from hvdm.recipe import Recipe
 from launcher import compose
 from launcher.sizing.models import on_meta
@@ -202,7 +203,7 @@ class Filled:
     def write(self) -> dict[str, Any]:
         run, net = Path(self.config.run), self.recipe.trained[self.name]
         run.mkdir(parents=True, exist_ok=True)
-        source = {"file": str(self.file), "sha256": sha256_of(self.file)}
+        source = {"file": str(self.file), "sha256": sha256_of_file(self.file)}
         extra = {"identity": {"imported": source}, "cursor": {"seed": self.config.seed, "draw": 0}}
         checkpoint.save_weights(run, 0, {self.name: net}, extra)
         text = yaml.safe_dump(configs.shown(self.config), sort_keys=False)
@@ -297,10 +298,9 @@ def export_released(
 def _write(state: dict[str, Tensor], file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().contiguous() for name, value in state.items()}
-    part = file.with_name(f".part-{file.name}")
-    if file.suffix == ".safetensors":
-        save_file(state, part)
-    else:
-        torch.save(state, part)
-    part.rename(file)
+    with replacing(file) as part:
+        if file.suffix == ".safetensors":
+            save_file(state, part)
+        else:
+            torch.save(state, part)
     return file

@@ -1,6 +1,5 @@
 """Ray: a session on this machine or in a running cluster, a worker group, an executor."""
 
-import fcntl
 import logging
 import os
 import shutil
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 from hvdm import trust
 from hvdm.config import ClusterConfig
 from hvdm.data import child
+from hvdm.disk import locked
 from hvdm.errors import RunError, UserError
 from launcher.workers import reaching, spares
 
@@ -71,8 +71,7 @@ def _folder() -> Iterator[str]:
         if not reaching.is_held(old):
             shutil.rmtree(old, ignore_errors=True)
     new = Path(tempfile.mkdtemp(prefix="hvdm-new-", dir="/tmp"))
-    with open(new / reaching.SESSION_LOCK, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(new / reaching.SESSION_LOCK):
         folder = new.rename(new.with_name(new.name.replace("new", f"ray-{os.getpid()}", 1)))
         try:
             yield str(folder / "r")

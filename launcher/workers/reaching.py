@@ -1,9 +1,10 @@
 """Ray clusters on this machine and elsewhere: who answers, and which sessions are held."""
 
-import fcntl
 import os
 import socket
 from pathlib import Path
+
+from hvdm.disk import lock
 
 RAY_NOTE = Path("/tmp/ray/ray_current_cluster")
 """Where Ray keeps the address of the cluster it started here."""
@@ -60,10 +61,9 @@ def sessions(folder: Path) -> list[Path]:
 def is_held(session: Path) -> bool:
     """By its lock: processes of other containers have numbers that say nothing here."""
     try:
-        with open(session / SESSION_LOCK, "rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with open(session / SESSION_LOCK, "rb") as handle:
+            return not lock(handle)
     except FileNotFoundError:
         return False
     except OSError:
         return True
-    return False

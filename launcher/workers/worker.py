@@ -9,6 +9,7 @@ from typing import Any
 
 from hvdm import config as configs
 from hvdm.data.store import Outage
+from hvdm.disk import atomic_write
 from hvdm.errors import RunError, UserError
 from hvdm.events import read_lines
 from hvdm.run import claims, failing, stopping
@@ -92,10 +93,7 @@ def fatal_path(run: str) -> Path:
 
 def _leave_note(run: str, error: UserError | RunError) -> None:
     note = {"kind": type(error).__name__, "message": str(error)}
-    path = fatal_path(run)
-    part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(note))
-    part.rename(path)
+    atomic_write(fatal_path(run), json.dumps(note))
 
 
 def taken_note(run: str) -> UserError | RunError | None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hvdm.data.schema import MANIFEST, atomic_write, manifest_hash, read_index, read_manifest
+from hvdm.data.schema import MANIFEST, manifest_hash, read_index, read_manifest
 from hvdm.errors import RunError, UserError
 
 
@@ -61,10 +61,3 @@ def test_an_index_of_other_data_is_refused(clips_folder: Path, tmp_path: Path) -
     index.unlink()
     with pytest.raises(RunError, match="missing"):
         read_index(split, shard)
-
-
-def test_an_atomic_write_leaves_the_old_file_or_the_new(tmp_path: Path) -> None:
-    atomic_write(tmp_path / "x", b"old")
-    atomic_write(tmp_path / "x", b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
-    assert (tmp_path / "x").read_bytes() == b"new"

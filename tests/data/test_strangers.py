@@ -27,9 +27,9 @@ from hvdm.data.schema import (
     index_bytes,
     index_path,
     read_manifest,
-    sha256_of,
     write_manifest,
 )
+from hvdm.disk import sha256_of
 from hvdm.errors import RunError
 from hvdm.media.h264 import encode_h264
 from launcher import cli

@@ -17,7 +17,7 @@ from eval.history import best
 from eval.numbers.statistics import moments
 from eval.results import compare, line
 from hvdm.config import ClusterConfig
-from hvdm.data.schema import atomic_write
+from hvdm.disk import atomic_write
 from hvdm.errors import RunError, UserError
 from launcher.cli import main
 from launcher.workers import cluster

@@ -8,7 +8,7 @@ import pytest
 from eval.evaluate import Request, evaluate
 from eval.watch import committed, is_finished, watch
 from hvdm.checkpoint import checkpoint, leases
-from hvdm.data.schema import atomic_write
+from hvdm.disk import atomic_write
 from hvdm.errors import UserError
 from launcher.cli import main
 
