@@ -67,6 +67,7 @@ bench-checkpoints: $(READY)
 # 20 kills of a sharding job, 10 of a deriving one, and 20 of workers and hosts.
 soak: $(READY)
 	@HVDM_SOAK=1 HVDM_KILLS=200 $(VENV)/bin/python -m pytest tests/checkpoint/test_checkpoint_matrix.py \
+		tests/data_tools/test_motion_volumes.py \
 		tests/checkpoint/test_checkpoint_kills.py tests/recipes/test_released.py \
 		tests/whole/test_world_sizes.py tests/whole/test_outage.py tests/house/test_wheel.py
 	@HVDM_KILLS=20 $(VENV)/bin/python -m pytest tests/data_tools/test_shard.py -k killed_job

@@ -5,10 +5,14 @@ there, and ends with the same bytes.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, is_dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
 
 from data_tools.journal import Journal, read, remove_parts, write
 from data_tools.summary import split_folders
@@ -17,7 +21,7 @@ from data_tools.writer import write_shard
 from hvdm.building import imported
 from hvdm.data import child
 from hvdm.data.decode import CannotDecode
-from hvdm.data.derivation import Derivation
+from hvdm.data.derivation import Derivation, LeftOut, Measuring
 from hvdm.data.schema import (
     VERSION,
     DamagedSample,
@@ -32,8 +36,33 @@ from hvdm.data.shards import ShardReader, size_problem
 from hvdm.errors import UserError, closest
 
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
-SHORT = {"latents": "data_tools.encode:Latents", "depth": "data_tools.estimators:Depth"}
+SHORT = {
+    "latents": "data_tools.encode:Latents",
+    "depth": "data_tools.estimators:Depth",
+    "motion": "data_tools.motion_volumes:MotionVolumes",
+}
 """What needs no module's name."""
+
+
+@dataclass
+class DeriveTally:
+    """What a shard's samples come to: their counts, and how many were left out for which reason."""
+
+    left_out: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+
+    def add(self, counts: Mapping[str, npt.NDArray[np.int64]]) -> None:
+        for name, more in counts.items():
+            self.counts[name] = self.counts[name] + more if name in self.counts else more
+
+    def as_json(self) -> dict[str, Any]:
+        counts = {name: found.tolist() for name, found in self.counts.items()}
+        told = {"left_out": dict(sorted(self.left_out.items())), "counts": counts}
+        return {name: value for name, value in told.items() if value}
+
+    def merge(self, entry: Mapping[str, Any]) -> None:
+        self.left_out.update(entry.get("left_out", {}))
+        self.add({name: np.array(found) for name, found in entry.get("counts", {}).items()})
 
 
 @dataclass(frozen=True)
@@ -56,7 +85,7 @@ def kind_of(name: str) -> type[Derivation]:
     found = imported(module if sign == ":" else f"hvdm.recipes.{module}.deriving")
     if found is None:
         raise UserError(
-            f"{name!r} names no derivation: expected {' or '.join(SHORT)}, FAMILY.NAME of "
+            f"{name!r} names no derivation: expected {', '.join(SHORT)}, FAMILY.NAME of "
             "hvdm/recipes/FAMILY/deriving.py, or MODULE:NAME of a module that Python can import"
         )
     kinds = {key: kind for key, kind in vars(found).items() if _is_kind(kind)}
@@ -92,13 +121,41 @@ def derive(
                 pass
         remove_parts(out)
         for folder, before in manifests.items():
-            shards = tuple(shard for job in jobs[folder] if (shard := _written(job)))
+            found = (_written(job) for job in jobs[folder])
+            shards = tuple(shard for shard in found if shard and shard.samples)
             total = sum(shard.samples for shard in shards)
-            provenance = {**about, "from": made_from[folder.name]}
+            tally = _tally(jobs[folder])
+            _check_left(folder, total, tally)
+            provenance = {**about, "from": made_from[folder.name], **_told(derivation, tally)}
             made = Manifest(VERSION, before.split, total, shards, provenance)
             write_manifest(out / folder.name, made)
-    counts = {folder.name: read_manifest(out / folder.name).samples for folder in folders}
-    return {"folder": str(out), "clips": counts}
+    made_here = {folder.name: read_manifest(out / folder.name) for folder in folders}
+    counts = {name: manifest.samples for name, manifest in made_here.items()}
+    left_out = {name: one.provenance.get("left_out", {}) for name, one in made_here.items()}
+    told = {"left_out": left_out} if any(left_out.values()) else {}
+    return {"folder": str(out), "clips": counts, **told}
+
+
+def _tally(jobs: Iterable[Deriving]) -> DeriveTally:
+    """Of a split, from the journal."""
+    whole = DeriveTally()
+    for job in jobs:
+        whole.merge(read(Path(job.entry)) or {})
+    return whole
+
+
+def _told(derivation: Derivation, tally: DeriveTally) -> dict[str, Any]:
+    """For the manifest; nothing of a derivation that neither counts nor leaves out."""
+    told: dict[str, Any] = {"left_out": dict(sorted(tally.left_out.items()))}
+    if isinstance(derivation, Measuring) and tally.counts:
+        told["measured"] = derivation.measured(tally.counts)
+    return {name: value for name, value in told.items() if value}
+
+
+def _check_left(folder: Path, total: int, tally: DeriveTally) -> None:
+    if not total and tally.left_out:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(tally.left_out.items()))
+        raise UserError(f"nothing of {folder} is left, all of it was left out ({reasons})")
 
 
 def _jobs(
@@ -129,12 +186,24 @@ def _written(job: Deriving) -> Shard | None:
 
 
 def derive_shard(job: Deriving) -> None:
-    shard = write_shard(Path(job.path), _samples(job))
-    write(Path(job.entry), {"shard": asdict(shard)})
+    tally = DeriveTally()
+    shard = write_shard(Path(job.path), _tallied(job, tally))
+    write(Path(job.entry), {"shard": asdict(shard), **tally.as_json()})
     tick(job.ticks, shard.samples, shard.bytes)
 
 
-def _samples(job: Deriving) -> Iterator[Sample]:
+def _tallied(job: Deriving, tally: DeriveTally) -> Iterator[Sample]:
+    derivation = job.derivation
+    for one in _samples(job):
+        if isinstance(one, LeftOut):
+            tally.left_out[one.reason] += 1
+            continue
+        if isinstance(derivation, Measuring):
+            tally.add(derivation.counts(one))
+        yield one
+
+
+def _samples(job: Deriving) -> Iterator[Sample | LeftOut]:
     manifest = read_manifest(job.source)
     shard, reader = manifest.shards[job.number], ShardReader(job.source, manifest)
     for index in range(shard.samples):

@@ -1,6 +1,5 @@
 """What makes a run the same run: its model, its data, and the weights that it stands on."""
 
-from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -45,15 +44,21 @@ def with_data(config: RunConfig, loader: Loader) -> RunConfig:
     the same data does not look again.
     """
     module = recipe_module(config.recipe)
-    find = getattr(module, "from_data", None)
-    if find is None:
+    hooks = {name: vars(module).get(name) for name in ("from_data", "from_manifest")}
+    if not any(hooks.values()):
         return config
     same = {k: v for k, v in identity(config, loader).items() if k not in ("optimizer", "ema")}
     of, then = configs.digest(same), _config_before(Path(config.run))
     if then is not None and then.from_data_of == of:
         return replace(config, from_data=then.from_data, from_data_of=of)
     model = configs.parse(module.Config, config.model, "model")
-    found: Mapping[str, Any] = find(model, clip_of(config), loader.rows)
+    found: dict[str, Any] = {}
+    if find := hooks["from_data"]:
+        found |= find(model, clip_of(config), loader.rows)
+    if find := hooks["from_manifest"]:
+        manifests = loader.manifests.values()
+        measured = [one.provenance["measured"] for one in manifests if "measured" in one.provenance]
+        found |= find(model, measured[0] if measured else {})
     return replace(config, from_data=found, from_data_of=of)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from data_tools.finding import png
 from data_tools.synthetic import digits, scenes
 from data_tools.synthetic.rendering import CLASSES, Rendered, render
+from data_tools.synthetic.sway import SWAY_CLASSES, sway_clip
 from data_tools.writer import commit_folder, part_folder, shard_name, write_shard
 from hvdm import rng
 from hvdm.data.depth import DEPTH_SUFFIX
@@ -29,13 +30,14 @@ from hvdm.media.h264 import encode_h264
 
 GENERATOR = "synthetic"
 GENERATOR_VERSION = 2
-SHAPES_KIND, PICTURES_KIND, SCENES_KIND = "shapes", "digits", "scenes"
+SHAPES_KIND, PICTURES_KIND, SCENES_KIND, SWAY_KIND = "shapes", "digits", "scenes", "sway"
 PICTURE_KINDS = (PICTURES_KIND, SCENES_KIND)
 KINDS: Mapping[str, tuple[str, ...]] = {
     SHAPES_KIND: CLASSES,
     PICTURES_KIND: digits.DIGIT_CLASSES,
     "moving_digits": digits.DIGIT_CLASSES,
     SCENES_KIND: scenes.SCENE_CLASSES,
+    SWAY_KIND: SWAY_CLASSES,
 }
 """What can be made, and its classes."""
 
@@ -61,6 +63,9 @@ class ClipStyle:
             return render(seed, index, self.frames, self.height, self.width)
         if self.kind == PICTURES_KIND:
             return digits.picture(split, index, self.height, self.width)
+        if self.kind == SWAY_KIND:
+            size = (self.frames, self.height, self.width)
+            return sway_clip(self.seed, split, index, *size, self.fps)
         return digits.clip(self.seed, split, index, self.frames, self.height, self.width)
 
 
@@ -221,7 +226,9 @@ def render_sample(look: ClipStyle, split: str, index: int) -> Sample:
         "frames": look.frames,
         "fps": look.fps,
     }
-    return Sample(key, {"json": canonical(about), "mp4": encode_h264(clip.video, look.fps)})
+    about |= clip.facts
+    film = encode_h264(clip.video, look.fps)
+    return Sample(key, {"json": canonical(about), "mp4": film, **clip.parts})
 
 
 def _about(look: ClipStyle, split: str, index: int, clip: Rendered) -> dict[str, Any]:

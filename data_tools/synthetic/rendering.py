@@ -6,8 +6,10 @@ clip goes on where a shorter one ends, and a larger one shows the same scene.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,12 +38,17 @@ HUES = {
 
 
 class Rendered(NamedTuple):
-    """A clip `T H W C`, its class, its motion strength in [0, 1], and what it shows in words."""
+    """A clip `T H W C`, its class, its motion strength in [0, 1], and what it shows in words.
+
+    `parts` and `facts` are what else is known of it, for its sample and its json.
+    """
 
     video: npt.NDArray[np.uint8]
     label: int
     strength: float
     description: str
+    parts: Mapping[str, bytes] = MappingProxyType({})
+    facts: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,10 @@ def _tell(as_json: bool, answer: Any, text: Any) -> int:
 @dataclass(frozen=True, kw_only=True)
 class SyntheticOptions(Shared):
     kind: str = option(
-        "shapes", "moving shapes; real handwriting; solids with their depth",
-        shown="shapes|digits|moving_digits|scenes",
-    )  # fmt: skip
+        "shapes",
+        "moving shapes; real handwriting; solids with their depth; things in the wind",
+        shown="shapes|digits|moving_digits|scenes|sway",
+    )
     out: str = option(FOLDER, "where to", shown="DIR")
     train: int = option(256, "clips to train on")
     test: int = option(64, "clips held out")
@@ -57,6 +58,7 @@ class SyntheticOptions(Shared):
         "data synthetic out=datasets/shapes train=256 test=64",
         "data synthetic kind=digits out=datasets/digits train=1400 test=397",
         "data synthetic kind=scenes out=datasets/scenes train=2048 test=64",
+        "data synthetic kind=sway out=datasets/sway frames=32 height=40 width=64",
     )
 
 
@@ -234,6 +236,8 @@ def merge(asked: MergeOptions) -> int:
 
 def _made(made: Mapping[str, Any]) -> str:
     lines = [f"  {split}: {count} clips" for split, count in made["clips"].items()]
+    for split, reasons in made.get("left_out", {}).items():
+        lines += [f"  {split}: left out {count}, {reason}" for reason, count in reasons.items()]
     return "\n".join([f"{made['folder']}: made", *lines])
 
 
@@ -257,8 +261,8 @@ def diff(asked: SharedSamplesOptions) -> int:
 @dataclass(frozen=True, kw_only=True)
 class DeriveOptions(Shared):
     kind: str = option(
-        about="latents, depth, or a derivation of a family or of a module of your own",
-        shown="latents|depth|FAMILY.NAME|MODULE:NAME", example="latents", word=True,
+        about="latents, depth, motion, or a derivation of a family or of a module of your own",
+        shown="latents|depth|motion|FAMILY.NAME|MODULE:NAME", example="latents", word=True,
     )  # fmt: skip
     path: str = option(about="the data set", shown="DIR", example=FOLDER, word=True)
     out: str = option(about="where to", shown="DIR", example="datasets/derived")
@@ -266,6 +270,7 @@ class DeriveOptions(Shared):
     examples: ClassVar = (
         "data derive latents datasets/shapes out=datasets/latents first_stage=runs/autoencoder",
         "data derive depth datasets/photos out=datasets/depth files=depth/",
+        "data derive motion datasets/sway out=datasets/motion bins=12 workers=2",
         "data derive my.module:Flow datasets/shapes out=datasets/flow workers=2",
     )
 

@@ -77,7 +77,7 @@ def test_kinds_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             "flow",
-            "names no derivation: expected latents or depth, FAMILY.NAME of hvdm/",
+            "names no derivation: expected latents, depth, motion, FAMILY.NAME of",
         ),
         ("nowhere.at.all:Flow", "names no derivation"),
         (".odd:Flow", "names no derivation"),

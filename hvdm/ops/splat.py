@@ -1,0 +1,78 @@
+"""Softmax splatting (arXiv 2003.05534): pixels thrown where they move, the heavier in front.
+
+Plain PyTorch, in fp32 or finer. Sums of a pixel's weights that are zero are holes, of value 0; only
+these are guarded, or pixels of tiny weight would darken.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Splatted(NamedTuple):
+    """Values `B C H W`, and the weight `B 1 H W` that came to each pixel: 0 is a hole."""
+
+    values: Tensor
+    weight: Tensor
+
+
+def splat(values: Tensor, flow: Tensor, logits: Tensor) -> Splatted:
+    """`B C H W`, `B 2 H W` in pixels (x right, y down), `B 1 H W` -> what comes to each pixel.
+
+    Softmax is blind to a shift, so logits count from the largest of each row.
+    """
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    heavy = logits.to(dtype)
+    weight = (heavy - heavy.amax((1, 2, 3), keepdim=True)).exp()
+    carried = torch.cat((values.to(dtype) * weight, weight), 1)
+    summed = _thrown(carried, flow.to(dtype))
+    total = summed[:, -1:]
+    held = torch.where(total == 0, torch.ones_like(total), total)
+    return Splatted((summed[:, :-1] / held).to(values.dtype), total)
+
+
+def averaged(values: Tensor, flow: Tensor) -> Splatted:
+    """Without a front: where several come, their mean."""
+    return splat(values, flow, torch.zeros_like(flow[:, :1]))
+
+
+def _thrown(carried: Tensor, flow: Tensor) -> Tensor:
+    """Sums `B C H W` of what comes to each pixel, by the bilinear shares of its four neighbours.
+
+    One row of all channels goes to each place, so that memory is met in order.
+    """
+    batch, channels, height, width = carried.shape
+    rows = carried.permute(0, 2, 3, 1).reshape(-1, channels)
+    left, top, across, down = _landing(flow)
+    first = torch.arange(batch, device=flow.device)[:, None, None] * (height * width)
+    out = rows.new_zeros(len(rows), channels)
+    for right in (0, 1):
+        for below in (0, 1):
+            share = (across if right else 1 - across) * (down if below else 1 - down)
+            x, y = left + right, top + below
+            inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            # what falls outside adds nothing to some pixel inside
+            place = first + y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+            weight = torch.where(inside, share, torch.zeros_like(share))
+            out = out.index_add(0, place.flatten(), rows * weight.reshape(-1, 1))
+    return out.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _landing(flow: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The pixel left above where each lands, `B H W`, and how far to the right and below it."""
+    height, width = flow.shape[-2:]
+    columns = torch.arange(width, device=flow.device, dtype=flow.dtype)
+    lines = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None]
+    x, y = columns + flow[:, 0], lines + flow[:, 1]
+    # further away it is outside as well, and fits into integers
+    x, y = x.clamp(-2, width + 1), y.clamp(-2, height + 1)
+    left, top = x.detach().floor(), y.detach().floor()
+    return left.long(), top.long(), x - left, y - top
+
+
+def front(motion: Tensor, sharpness: float = 20.0) -> Tensor:
+    """Logits `B 1 H W` of a whole motion `B T 2 H W`: what moves more is in front."""
+    far = torch.linalg.vector_norm(motion, dim=2).mean(1, keepdim=True)
+    most = far.amax((2, 3), keepdim=True)
+    return sharpness * far / (most + 1e-6)
