@@ -1,15 +1,15 @@
 """What there is to shard: folders, globs, lists with captions and labels, known layouts."""
 
 import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from data_tools.archives import read_member
 from data_tools.items import PICTURES, VIDEOS, Item
-from data_tools.layouts import LAYOUTS, cifar_pixels
+from data_tools.layouts import LAYOUTS
 from hvdm.data.schema import KEY
 from hvdm.errors import UserError, closest
 
@@ -137,18 +137,10 @@ def _listed(path: Path, number: int, entry: Mapping[str, Any], images: bool) -> 
 
 
 def read_bytes(item: Item) -> bytes:
-    """The file of a picture; one out of an archive becomes a PNG."""
+    """The file of a picture, or what one out of an archive would be."""
     if item.member is None:
         return Path(item.path).read_bytes()
-    return png(cifar_pixels(item.path, *item.member))
-
-
-def png(pixels: Any) -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
+    return read_member(item.path, *item.member)
 
 
 def changed(item: Item) -> tuple[int, int]:

@@ -1,17 +1,12 @@
 """Data sets as they are handed out: where their files lie, their labels, their official splits."""
 
 import csv
-import functools
-import io
-import pickle
+import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from data_tools.archives import LMDB, LOCK, cifar_pickle, lmdb_keys, stl_count
 from data_tools.items import PICTURES, VIDEOS, Item, natural
 from hvdm.errors import UserError
 
@@ -49,8 +44,8 @@ def _ucf_list(path: Path, split: str) -> dict[str, str]:
     return {line.split()[0]: split for line in _lines(path)}
 
 
-def _lines(path: Path) -> list[str]:
-    text = _need(path, "a list of the official splits").read_text()
+def _lines(path: Path, what: str = "a list of the official splits") -> list[str]:
+    text = _need(path, what).read_text()
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -117,10 +112,10 @@ def cifar10(path: Path) -> Iterable[Item]:
         names = [name for name in tar.getnames() if name.rsplit("/", 1)[-1] in _CIFAR_SPLITS]
     if not names:
         raise UserError(f"{archive} has no data_batch_1 … test_batch; is it CIFAR-10 for Python?")
-    kinds = _cifar_pickle(str(archive), "batches.meta")["label_names"]
+    kinds = cifar_pickle(str(archive), "batches.meta")["label_names"]
     for name in sorted(names):
         batch = name.rsplit("/", 1)[-1]
-        labels = _cifar_pickle(str(archive), batch)["labels"]
+        labels = cifar_pickle(str(archive), batch)["labels"]
         for row, label in enumerate(labels):
             yield Item(
                 f"{batch}/{row:05d}",
@@ -136,41 +131,63 @@ def cifar10(path: Path) -> Iterable[Item]:
 _CIFAR_SPLITS = {**{f"data_batch_{n}": "train" for n in range(1, 6)}, "test_batch": "test"}
 
 
-def cifar_pixels(archive: str, batch: str, row: int) -> npt.NDArray[np.uint8]:
-    data = _cifar_pickle(archive, batch)["data"]
-    return np.ascontiguousarray(np.asarray(data)[row].reshape(3, 32, 32).transpose(1, 2, 0))
+def stl10(root: Path) -> Iterable[Item]:
+    """`stl10_binary/`, or the folder that holds it, with train, test and unlabeled pictures."""
+    folder = root / "stl10_binary" if (root / "stl10_binary").is_dir() else root
+    classes = _lines(folder / "class_names.txt", "names of STL-10's classes; unpack its archive")
+    for split in ("train", "test", "unlabeled"):
+        pixels = folder / f"{split}_X.bin"
+        if split == "unlabeled" and not pixels.exists():
+            continue
+        count = stl_count(_need(pixels, "STL-10's pictures of that split"))
+        labels = _stl_labels(folder / f"{split}_y.bin", count) if split != "unlabeled" else None
+        for row in range(count):
+            label = -1 if labels is None else labels[row]
+            yield Item(
+                f"{split}/{row:06d}",
+                str(pixels.absolute()),
+                "image",
+                label,
+                None if label < 0 else classes[label],
+                split=split,
+                member=(pixels.name, row),
+            )
 
 
-@functools.lru_cache(maxsize=3)
-def _cifar_pickle(archive: str, name: str) -> dict[str, Any]:
-    with tarfile.open(archive) as tar:
-        member = next(m for m in tar.getmembers() if m.name.rsplit("/", 1)[-1] == name)
-        file = tar.extractfile(member)
-        assert file is not None
-        content = _ArraysOnly(io.BytesIO(file.read()), encoding="bytes").load()
-    return {_text(key): _plain(value) for key, value in content.items()}
+def _stl_labels(path: Path, count: int) -> list[int]:
+    """From 1 there, from 0 here."""
+    labels = [value - 1 for value in _need(path, "the classes of STL-10's pictures").read_bytes()]
+    if len(labels) != count:
+        raise UserError(f"{path} has {len(labels)} classes for {count} pictures: fetch it again")
+    return labels
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def pictures(root: Path) -> Iterable[Item]:
+    """Files of pictures or LMDBs in any folder; one called train, val or test says the split."""
+    for path in sorted(root.rglob("*")):
+        split = _split_in(path.relative_to(root))
+        name = path.relative_to(root).as_posix()
+        if not path.is_file():
+            continue
+        if path.suffix.lower() in PICTURES:
+            yield Item(name, str(path.absolute()), "image", split=split)
+        elif path.suffix in LMDB and path.name != LOCK:
+            for number, key in enumerate(lmdb_keys(str(path))):
+                yield Item(
+                    f"{name}/{number:07d}-{key}",
+                    str(path.absolute()),
+                    "image",
+                    split=split,
+                    member=(key, 0),
+                )
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, list) and value and isinstance(value[0], bytes):
-        return [_text(entry) for entry in value]
-    return value
+_SPLIT_WORDS = {"train": "train"} | dict.fromkeys(("val", "valid", "validation", "test"), "test")
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """A pickle can run any code; these hold arrays, and nothing else is let in."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed = {"_reconstruct", "ndarray", "dtype"}
-        if module.split(".")[0] == "numpy" and name in allowed:
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        if (module, name) == ("_codecs", "encode"):
-            return super().find_class(module, name)
-        raise UserError(f"CIFAR-10's archive asks for {module}.{name}, which no data needs")
+def _split_in(path: Path) -> str | None:
+    words = (word for part in path.parts for word in re.split("[^a-z]+", part.lower()))
+    return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
 
 
 LAYOUTS: Mapping[str, Callable[[Path], Iterable[Item]]] = {
@@ -179,4 +196,7 @@ LAYOUTS: Mapping[str, Callable[[Path], Iterable[Item]]] = {
     "taichi-hd": taichi_hd,
     "celeba": celeba,
     "cifar10": cifar10,
+    "stl10": stl10,
+    "celeba-hq": pictures,
+    "lsun": pictures,
 }

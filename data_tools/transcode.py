@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.finding import png, read_bytes
+from data_tools.archives import png, suffix_of
+from data_tools.finding import read_bytes
 from data_tools.probe import digest, keyframe_times, mark, open_shots
 from data_tools.selection import ClipPlan
 from data_tools.settings import TOOL_VERSION, Settings
@@ -228,7 +229,8 @@ def _image_parts(clip: ClipPlan, settings: Settings) -> dict[str, bytes]:
     from data_tools.shots import picture
 
     data = read_bytes(clip.item)
-    suffix = "png" if clip.item.member else Path(clip.item.path).suffix.lower().lstrip(".")
+    own = Path(clip.item.path).suffix.lower().lstrip(".")
+    suffix = suffix_of(data) if clip.item.member else own
     pixels = picture(data, clip.item.name)
     if settings.height and settings.width and pixels.shape[:2] != (settings.height, settings.width):
         pixels = stored_size(pixels, settings)

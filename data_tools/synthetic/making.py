@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.finding import png
+from data_tools.archives import png
 from data_tools.synthetic import digits, scenes
 from data_tools.synthetic.rendering import CLASSES, Rendered, render
 from data_tools.synthetic.sway import SWAY_CLASSES, sway_clip

@@ -85,7 +85,10 @@ class ShardOptions(Shared):
         shown="DIR", example="datasets/mine",
     )  # fmt: skip
     layout: str | None = option(
-        None, "ucf101, skytimelapse, taichi-hd, celeba, cifar10: official splits", shown="NAME"
+        None,
+        "with official splits: ucf101, skytimelapse, taichi-hd, celeba, celeba-hq, lsun, cifar10, "
+        "stl10",
+        shown="NAME",
     )
     settings: Mapping[str, str] = gathered(
         "how videos are cut, filtered and encoded", "KEY=VALUE",

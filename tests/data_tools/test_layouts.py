@@ -1,12 +1,15 @@
 import io
 import pickle
+import sys
 import tarfile
 from pathlib import Path
 
+import lmdb
 import numpy as np
 import pytest
+from PIL import Image
 
-from data_tools.finding import find
+from data_tools.finding import find, read_bytes
 from data_tools.settings import Settings
 from data_tools.shard import shard
 from data_tools.verify import verify
@@ -167,3 +170,100 @@ def test_nothing_to_shard_is_named(tmp_path: Path) -> None:
         find(str(tmp_path / "none"), False)
     with pytest.raises(UserError, match="did you mean 'ucf101'"):
         find(str(tmp_path), False, "ucf-101")
+
+
+def stl(folder: Path, counts: dict[str, int]) -> dict[str, np.ndarray]:
+    """Binary files as STL-10 has them: each colour column by column."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    (folder / "class_names.txt").write_text("airplane\nbird\n")
+    made = {}
+    for split, count in counts.items():
+        made[split] = random.integers(0, 256, (count, 96, 96, 3), dtype=np.uint8)
+        made[split].transpose(0, 3, 2, 1).tofile(folder / f"{split}_X.bin")
+        if split != "unlabeled":
+            labels = (np.arange(count) % 2 + 1).astype(np.uint8)
+            labels.tofile(folder / f"{split}_y.bin")
+    return made
+
+
+def test_stl10_comes_out_of_its_binary_files(tmp_path: Path) -> None:
+    made = stl(tmp_path / "stl10_binary", {"train": 3, "test": 2, "unlabeled": 4})
+    whole = shard(str(tmp_path), tmp_path / "out", Settings(mode="images"), layout="stl10")
+    counts = {split: one["clips"] for split, one in whole["splits"].items()}
+    assert counts == {"train": 3, "test": 2, "unlabeled": 4}
+    assert whole["splits"]["train"]["classes"] == {"airplane": 2, "bird": 1}
+    with Loader(tmp_path / "out/unlabeled", ClipSpec(1, 96, 96)) as loader:
+        rows = loader.rows(range(4))["video"][:, 0].numpy()
+    assert sorted(map(bytes, rows)) == sorted(map(bytes, made["unlabeled"]))
+    items = find(str(tmp_path / "stl10_binary"), True, "stl10")
+    assert [item.label for item in items if item.split == "train"] == [0, 1, 0]
+
+
+def test_stl10_that_is_incomplete_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"class_names.txt is missing: .*unpack its archive"):
+        find(str(tmp_path), True, "stl10")
+    stl(tmp_path / "stl10_binary", {"train": 2, "test": 1})
+    assert len(find(str(tmp_path), True, "stl10")) == 3
+    (tmp_path / "stl10_binary/train_y.bin").write_bytes(b"\x01")
+    with pytest.raises(UserError, match="train_y.bin has 1 classes for 2 pictures"):
+        find(str(tmp_path), True, "stl10")
+    (tmp_path / "stl10_binary/train_X.bin").write_bytes(b"\x01")
+    with pytest.raises(UserError, match="no whole number of 96x96 pictures"):
+        find(str(tmp_path), True, "stl10")
+
+
+def database(folder: Path, values: dict[str, bytes]) -> None:
+    folder.mkdir(parents=True)
+    with lmdb.open(str(folder), map_size=2**24) as made, made.begin(write=True) as transaction:
+        for key, value in values.items():
+            transaction.put(key.encode(), value)
+
+
+def test_lsun_comes_out_of_its_databases(tmp_path: Path) -> None:
+    """Encoded values stay as they are, in the order of the keys."""
+    webp = io.BytesIO()
+    Image.fromarray(np.full((20, 24, 3), 80, np.uint8)).save(webp, "WEBP")
+    values = {"b0": picture(1), "a1": webp.getvalue()}
+    database(tmp_path / "lsun/church_outdoor_train_lmdb", values)
+    database(tmp_path / "lsun/church_outdoor_val_lmdb", {"c": picture(2)})
+    items = find(str(tmp_path / "lsun"), True, "lsun")
+    assert [item.name.rsplit("-")[-1] for item in items] == ["a1", "b0", "c"]
+    assert [item.split for item in items] == ["train", "train", "test"]
+    whole = shard(str(tmp_path / "lsun"), tmp_path / "out", Settings(mode="images"), layout="lsun")
+    assert {split: one["clips"] for split, one in whole["splits"].items()} == {
+        "train": 2,
+        "test": 1,
+    }
+    (tar,) = (tmp_path / "out/train").glob("*.tar")
+    with tarfile.open(tar) as opened:
+        kept = {m.name.rsplit(".", 1)[1]: opened.extractfile(m).read() for m in opened}  # type: ignore[union-attr]
+    assert kept["webp"] == values["a1"] and kept["png"] == values["b0"]
+
+
+def test_celeba_hq_has_folders_or_databases_of_raw_squares(tmp_path: Path) -> None:
+    raw = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    database(tmp_path / "lmdb/train.lmdb", {"0": raw.tobytes()})
+    (item,) = find(str(tmp_path / "lmdb"), True, "celeba-hq")
+    assert item.split == "train"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(read_bytes(item)))), raw)
+    for name in ("train/00000.png", "test/00001.png"):
+        path = tmp_path / "faces" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(picture(len(name)))
+    faces = find(str(tmp_path / "faces"), True, "celeba-hq")
+    assert [(item.name, item.split) for item in faces] == [
+        ("test/00001.png", "test"),
+        ("train/00000.png", "train"),
+    ]
+
+
+def test_a_database_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data.mdb").write_bytes(b"no database" * 999)
+    with pytest.raises(UserError, match="data.mdb is no LMDB that can be read"):
+        find(str(tmp_path), True, "lsun")
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(UserError, match=r"needs the package lmdb: install hvdm\[lsun\]"):
+        find(str(tmp_path), True, "lsun")
