@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_tools.finding import png
+from data_tools.archives import png
 from data_tools.histogram import Counts, counted, percentile
 from hvdm.data import child
 from hvdm.data.clips import Frames
