@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from data_tools.journal import Journal, read, remove_parts, write
 from data_tools.summary import split_folders
-from data_tools.ticks import TICKS, shown, tick
 from data_tools.writer import write_shard
 from hvdm.building import imported
 from hvdm.data import child
@@ -34,6 +33,7 @@ from hvdm.data.schema import (
 )
 from hvdm.data.shards import ShardReader, size_problem
 from hvdm.errors import UserError, closest
+from hvdm.progress import TICKS, tick, ticking
 
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 SHORT = {
@@ -116,7 +116,7 @@ def derive(
         journal.same_job({**about, "from": made_from})
         jobs = {folder: _jobs(folder, manifests[folder], journal, derivation) for folder in folders}
         missing = [job for own in jobs.values() for job in own if _written(job) is None]
-        with shown(journal.folder / TICKS, "derived shards", len(missing), quiet):
+        with ticking(journal.folder / TICKS, "derived shards", len(missing), quiet):
             for _ in run(derive_shard, missing):
                 pass
         remove_parts(out)

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from data_tools.summary import split_folders
-from data_tools.ticks import shown, tick
 from data_tools.writer import commit_folder, part_folder, shard_name, write_shard
 from hvdm.data.schema import (
     VERSION,
@@ -26,6 +25,7 @@ from hvdm.data.schema import (
 )
 from hvdm.data.shards import ShardReader
 from hvdm.errors import UserError
+from hvdm.progress import TICKS, tick, ticking
 
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
@@ -131,10 +131,10 @@ def _write(
     if out.exists():
         raise UserError(f"{out} exists; give another out=DIR, or remove it")
     part = part_folder(out)
-    ticks = part / "progress.lines"
+    ticks = part / TICKS
     jobs = {split: _jobs(part, split, wanted[split], per_shard, ticks) for split in wanted}
     every = [job for own in jobs.values() for job in own]
-    with shown(ticks, "wrote shards", len(every), quiet):
+    with ticking(ticks, "wrote shards", len(every), quiet):
         shards = iter(list(run(copy_shard, every)))
     for split, own in jobs.items():
         written: tuple[Shard, ...] = tuple(next(shards) for _ in own)

@@ -19,7 +19,6 @@ from data_tools.probe import PROBE_VERSION, probe
 from data_tools.selection import ClipPlan, Selection
 from data_tools.settings import TOOL_VERSION, Settings
 from data_tools.tally import Census
-from data_tools.ticks import TICKS, shown, tick
 from data_tools.transcode import sample_parts
 from data_tools.writer import shard_name, write_shard
 from hvdm.data import child
@@ -35,6 +34,7 @@ from hvdm.data.schema import (
 )
 from hvdm.data.shards import size_problem
 from hvdm.errors import RunError, UserError
+from hvdm.progress import TICKS, tick, ticking
 
 TOGETHER = 128
 """Pictures in one probing job; videos have one each."""
@@ -146,7 +146,7 @@ def _probe_all(
         Probing(tuple(group), tuple(str(paths[i.name]) for i in group), settings, str(ticks))
         for group in (missing[at : at + together] for at in range(0, len(missing), together))
     ]
-    with shown(ticks, "probed", len(missing), quiet):
+    with ticking(ticks, "probed", len(missing), quiet):
         for _ in run(probe_items, jobs):
             pass
     return [(item, _entry(paths[item.name])) for item in items]
@@ -209,7 +209,7 @@ def _write_all(
         ]
     every = [job for of_split in jobs.values() for job in of_split]
     missing = [job for job in every if not _is_written(job)]
-    with shown(ticks, "wrote clips of shards", sum(len(job.clips) for job in missing), quiet):
+    with ticking(ticks, "wrote clips of shards", sum(len(job.clips) for job in missing), quiet):
         for _ in run(write_clips, missing):
             pass
     return {split: [_entry(Path(job.path)) for job in own] for split, own in jobs.items()}

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_tools.ticks import shown, tick
 from hvdm.data import child
 from hvdm.data.decode import CannotDecode
 from hvdm.data.fields import about_of, media_frames
@@ -17,6 +16,7 @@ from hvdm.data.schema import MANIFEST, DamagedSample, Entry, Shard, read_index, 
 from hvdm.data.shards import check_range, parse, size_problem
 from hvdm.data.store import LocalStore
 from hvdm.errors import RunError, UserError
+from hvdm.progress import tick, ticking
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def verify(folder: str | Path, decode: bool = True, run: Run = map, quiet: bool 
         jobs += [VerifyJob(str(split), split.name, shard, decode) for shard in manifest.shards]
     with tempfile.TemporaryDirectory() as ticks:
         path = Path(ticks) / "lines"
-        with shown(path, "looked through shards", len(jobs), quiet):
+        with ticking(path, "looked through shards", len(jobs), quiet):
             jobs = [replace(job, ticks=str(path)) for job in jobs]
             reports = tuple(run(verify_shard, jobs))
     found = (one for report in reports for one in report.damage)

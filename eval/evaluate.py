@@ -10,17 +10,18 @@ from eval.blocks.tasks import BlockJob, Payload
 from eval.catalogue import kind_of
 from eval.clips import files
 from eval.outcome import finish, identity
-from eval.pace import Pace
 from eval.plans import Plan, Say, plans
 from eval.protocol.protocol import find
 from eval.protocol.request import Request
 from eval.results import compare, line, read
 from hvdm.errors import RunError
+from hvdm.progress import Pace
 
 __all__ = ["Request", "compare", "evaluate", "evaluate_all", "line", "read"]
 
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """Applies a function to items, like `map`: here, in processes, or on a cluster."""
+SAID_EVERY_S = 5.0
 
 
 def evaluate(request: Request, run: Run = map, say: Say = print) -> dict[str, Any]:
@@ -101,13 +102,16 @@ def _say_plan(asked: list[Plan], works: Mapping[str, BlockJob], tasks: int, say:
 
 def _fill(tasks: list[tuple[FeatureStore, Any]], run: Run, say: Say) -> None:
     """Keeps blocks as they come, in any order; one that comes twice replaces itself."""
-    progress = Pace(len(tasks), sum(len(task.indices) for _, task in tasks), say)
+    pace = Pace(sum(len(task.indices) for _, task in tasks))
     left = set(range(len(tasks)))
     items = [(at, task) for at, (_, task) in enumerate(tasks)]
     for at, payload in run(measure, items) if items else ():
         tasks[at][0].put(payload)
         left.discard(at)
-        progress.tick(len(tasks[at][1].indices))
+        pace.done += len(tasks[at][1].indices)
+        if pace.due(SAID_EVERY_S):
+            done, rate = len(tasks) - len(left), pace.per_second(pace.done)
+            say(f"{done} of {len(tasks)} blocks, {rate:.1f} clips/s, {pace.left()}")
     if left:
         raise RunError(
             f"{len(left)} of {len(tasks)} blocks were not measured; evaluate again, and the rest "

@@ -210,3 +210,23 @@ def rows_of(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """All of them at once, of a file that is not long."""
     return list(each_line(path))
+
+
+class Tail:
+    """The lines of a JSON-lines file as they are written, from the end that it has now."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = path.stat().st_size if path.is_file() else 0
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The whole lines added since the last call."""
+        try:
+            with self._path.open("rb") as handle:
+                handle.seek(self._at)
+                text = handle.read()
+        except OSError:  # the next look may see more
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        self._at += len(whole)
+        return list(rows_of(whole.splitlines()))

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from hvdm import trust
 from hvdm.errors import RunError, UserError, closest
+from hvdm.progress import close_output
 from hvdm.redaction import redacted
 from launcher import arguments
-from launcher.progress import close_output
 from launcher.verb import Verb, imported
 from launcher.verbs.table import VERBS
 

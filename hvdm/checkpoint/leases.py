@@ -9,14 +9,14 @@ import json
 import os
 import platform
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hvdm.disk import atomic_write
+from hvdm.progress import repeating
 
 LASTS_S = 600.0
 FOR_GOOD = 4102444800.0
@@ -54,29 +54,10 @@ def held(run: Path, step: int, lasts_s: float = LASTS_S) -> Iterator[None]:
         yield
         return
     try:
-        with renewed(renew, lasts_s / 3):
+        with repeating(renew, lasts_s / 3):
             yield
     finally:
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def renewed(renew: Callable[[], Any], every_s: float) -> Iterator[None]:
-    """Calls it again and again from a thread, until the block ends; a failure waits for the next"""
-    stop = threading.Event()
-
-    def work() -> None:
-        while not stop.wait(every_s):
-            with suppress(OSError):
-                renew()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def current(run: Path) -> dict[str, int]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from hvdm import disk
-from hvdm.checkpoint.leases import renewed
 from hvdm.errors import UserError
+from hvdm.progress import repeating
 
 PATIENCE_S = 20.0
 """Workers of a job that was just killed may still be dying."""
@@ -114,7 +114,7 @@ def claim(lock: Path) -> Iterator[Claim]:
     found, until = Claim(lock), time.monotonic() + PATIENCE_S
     with open(lock, "a") as handle:
         found.enter(_lock(handle, found, until), until)
-        with renewed(found.say, BEAT_S):
+        with repeating(found.say, BEAT_S):
             try:
                 yield found
             finally:

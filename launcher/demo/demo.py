@@ -14,18 +14,17 @@ from hvdm import opening
 from hvdm.checkpoint import checkpoint
 from hvdm.config import RunConfig, plain
 from hvdm.errors import UserError
-from hvdm.events import duration
+from hvdm.events import Tail, duration
+from hvdm.progress import Progress
 from launcher import compose
 from launcher.arguments import overrides, parse, read
 from launcher.demo import children, demos
 from launcher.demo.demos import DemoFile, DemoStage
 from launcher.demo.quality import Figure, figures
-from launcher.progress import Progress
 from launcher.run_options import DemoOptions, SampleOptions
 from launcher.verbs.evaluation import EvaluateOptions
 from launcher.verbs.runs import TrainOptions
 from launcher.verbs.samples import folder_of, order_of
-from launcher.workers.follow import Tail
 
 MAY_CHANGE = (
     "cluster", "engine", "log", "checkpoint", "first_stage_config", "resume", "may_change",

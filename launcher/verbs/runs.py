@@ -11,8 +11,8 @@ from typing import ClassVar
 from hvdm.config import plain
 from hvdm.errors import UserError
 from hvdm.options import gathered, option
+from hvdm.progress import timed
 from launcher.arguments import overrides
-from launcher.progress import timed
 from launcher.run_options import (
     ANY_KEY,
     NAME,

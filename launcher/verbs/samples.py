@@ -22,8 +22,8 @@ from hvdm.media import photo, pictures
 from hvdm.media.writers import WRITERS, SampleWriter
 from hvdm.opening import Opened
 from hvdm.options import told
+from hvdm.progress import Pace, Progress
 from hvdm.recipe import Picture, SampleKind, SampleRequest
-from launcher.progress import Progress
 from launcher.run_options import SampleOptions
 from launcher.workers import cluster
 
@@ -235,7 +235,7 @@ class _Told:
 
     def __init__(self, order: SampleOrder, progress: Progress) -> None:
         self._order, self._progress = order, progress
-        self._began, self._done = time.monotonic(), 0
+        self._pace, self._done = Pace(order.count), 0
 
     def within(self, share: float) -> None:
         """Of the batch that is being drawn."""
@@ -246,9 +246,8 @@ class _Told:
         self._say(self._done)
 
     def _say(self, clips: float) -> None:
-        count, spent = self._order.count, time.monotonic() - self._began
-        left = duration(spent / clips * (count - clips))
-        self._progress.say(f"{clips / count:.0%} of {count} samples, {left} left")
+        self._pace.done, count = clips, self._order.count
+        self._progress.say(f"{clips / count:.0%} of {count} samples, {self._pace.left()}")
 
 
 # Writing

@@ -15,9 +15,9 @@ from hvdm.data.schema import read_manifest
 from hvdm.data.store import join
 from hvdm.errors import RunError, UserError
 from hvdm.events import JsonLines, Sink, read_lines
+from hvdm.progress import Onlooker, repeating, timed
 from hvdm.run import claims, failing, resuming, stopping
 from hvdm.run.ledger import ENDS
-from launcher.progress import Onlooker, timed
 from launcher.workers import cluster, group, stop_file, worker
 from launcher.workers.follow import Follower
 
@@ -125,22 +125,16 @@ def _connected(where: ClusterConfig) -> Iterator[None]:
 @contextmanager
 def _followed(folder: Path, shown: Sink, gone: Gone) -> Iterator[None]:
     """Shows the run's lines while workers elsewhere write them, and has them stop at its end."""
-    follower = Follower(folder, shown)
-    stop = threading.Event()
+    follower, asked = Follower(folder, shown), threading.Event()
 
     def watch() -> None:
-        asked = False
-        while not stop.wait(0.2):
-            follower.poll()
-            if gone() and not asked:
-                asked = True
-                stop_file.ask(folder, stopping.ASKED)
+        follower.poll()
+        if gone() and not asked.is_set():
+            asked.set()
+            stop_file.ask(folder, stopping.ASKED)
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
     try:
-        yield
+        with repeating(watch, 0.2):
+            yield
     finally:
-        stop.set()
-        thread.join()
         follower.poll()

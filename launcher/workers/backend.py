@@ -12,11 +12,10 @@ import ray.exceptions
 from ray.train.torch import TorchConfig
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
-from hvdm.events import JsonLines
+from hvdm.events import JsonLines, Tail
 from hvdm.run import stopping
 from hvdm.run.ledger import ENDS
 from launcher.workers import interfaces, stop_file
-from launcher.workers.follow import Tail
 
 _RayBackend: Any = TorchConfig().backend_cls
 LOSSES = "losses"

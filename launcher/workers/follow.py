@@ -1,29 +1,8 @@
 """Reads a run's lines as they are written, from the end that was there at the start."""
 
 from pathlib import Path
-from typing import Any
 
-from hvdm.events import Sink, rows_of
-
-
-class Tail:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._at = path.stat().st_size if path.is_file() else 0
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The whole lines added since the last call."""
-        if not self._path.is_file():
-            return []
-        try:
-            with self._path.open("rb") as handle:
-                handle.seek(self._at)
-                text = handle.read()
-        except OSError:  # the next look may see more
-            return []
-        whole = text[: text.rfind(b"\n") + 1]
-        self._at += len(whole)
-        return list(rows_of(whole.splitlines()))
+from hvdm.events import Sink, Tail
 
 
 class Follower:

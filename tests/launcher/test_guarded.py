@@ -14,10 +14,12 @@ from hvdm import building, opening, trust
 from hvdm import config as configs
 from hvdm.checkpoint import checkpoint, leases
 from hvdm.errors import UserError
+from hvdm.events import Tail
+from hvdm.progress import repeating
 from hvdm.redaction import redacted
 from hvdm.run import claims, run
 from launcher.cli import main
-from launcher.workers import follow, stop_file, worker
+from launcher.workers import stop_file, worker
 from tests.support.toys import run_config
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +82,7 @@ def test_without_locks_between_machines_a_note_that_moves_is_believed(
         (folder / ".command.json").write_text(json.dumps(note))
 
     elsewhere()
-    with leases.renewed(elsewhere, 0.02):
+    with repeating(elsewhere, 0.02):
         assert trains(folder, shapes) == 2
     assert "(process 7 on b)" in capsys.readouterr().err
     assert trains(folder, shapes) == 0
@@ -136,7 +138,7 @@ def test_a_byte_that_is_no_text_does_not_end_a_resume(tmp_path: Path, shapes: Pa
         with open(folder / f"{name}.jsonl", "ab") as handle:
             handle.write(b"\xff\n[]\n")
     assert trains(folder, shapes, "steps=2") == 0
-    follower = follow.Tail(folder / "metrics.jsonl")
+    follower = Tail(folder / "metrics.jsonl")
     with open(folder / "metrics.jsonl", "ab") as handle:
         handle.write(b'\xff\n{"step": 3}\n')
     assert follower.rows() == [{"step": 3}]

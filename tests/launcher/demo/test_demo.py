@@ -15,12 +15,12 @@ import torch
 
 from hvdm import config as configs
 from hvdm.errors import RunError, UserError
+from hvdm.progress import Progress
 from launcher import compose
 from launcher.arguments import call
 from launcher.cli import main
 from launcher.demo import children, demo, demos, quality
 from launcher.doctor.checks import processes
-from launcher.progress import Progress
 from launcher.run_options import DemoOptions
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -183,7 +183,7 @@ def test_more_workers_than_one_mean_a_cluster(monkeypatch):
 
 
 def test_the_time_left_is_told(run, tmp_path, capsys, monkeypatch):
-    from launcher import progress
+    from hvdm import progress
 
     monkeypatch.setattr(progress, "EVERY_S", 0.0)
     sample(run, tmp_path, "count=3", "batch=2")
