@@ -2,13 +2,14 @@
 
 from eval.protocol.kinds import Kind
 from eval.protocol.protocol import Protocol
-from eval.summaries import classes, frechet, reconstruction, scores, tables
+from eval.summaries import classes, frechet, reconstruction, scores, seconds, tables
 
 _ALL = (
     Kind(
         "reconstruction",
         reconstruction.summarize,
         rows=reconstruction.job,
+        reconstructs=True,
         remarks=reconstruction.remarks,
     ),
     Kind("frechet", frechet.summarize),
@@ -17,6 +18,7 @@ _ALL = (
     Kind("kid", scores.kid),
     Kind("precision", scores.precision),
     Kind("inception", scores.inception, real=False),
+    Kind("seconds", seconds.summarize, real=False, rows=seconds.job),
     Kind("features", tables.summarize, clips=False),
 )
 KINDS = {kind.name: kind for kind in _ALL}

@@ -162,6 +162,7 @@ def _works(
         detector=detector,
         window=protocol.window,
         crop=protocol.crop,
+        jpeg=protocol.jpeg,
         labelled=kind_of(protocol).classes,
     )
     if pair.real is not None:
@@ -207,10 +208,12 @@ def _fields(
             "start": protocol.start, "short": protocol.short, "window": protocol.window,
             "decoder": decoder_versions(), "resize": "crop, bilinear antialias",
             **({"crop": protocol.crop} if protocol.crop else {}),
+            **({"jpeg": protocol.jpeg} if protocol.jpeg else {}),
         },
         "data": pair.real.identity() if pair.real else None,
         "detector": made.fields() if made else None,
-        "lpips": rows.particulars()["lpips"] if rows else None,
+        "lpips": None,
+        **(rows.particulars() if rows else {}),
         "generated": {**_made(pair, request), "rounding": "uint8, nearest"},
         "arithmetic": "float32 networks without TF32, float64 statistics",
     }  # fmt: skip

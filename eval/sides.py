@@ -52,7 +52,8 @@ def pair_of(request: Request, protocol: Protocol, opened: Opened | None) -> Pair
         return _run_pair(request, protocol, opened, real)
     assert request.generated is not None
     if kind_of(protocol).rows:
-        raise UserError(f"protocol={protocol.full_name} needs run=: a model that encodes")
+        able = "encodes" if kind_of(protocol).reconstructs else "samples"
+        raise UserError(f"protocol={protocol.full_name} needs run=: a model that {able}")
     if kind_of(protocol).classes:
         raise UserError(f"protocol={protocol.full_name} needs run=: what it learned, and was asked")
     generated = source_of(request.generated, request.seed)
@@ -83,21 +84,21 @@ def _run_pair(
     if request.size is not None:
         raise UserError("size= goes with generated=: a run's clips have the size that it makes")
     generated: ClipSource = Reconstructions(model, own)
-    what = None
-    if not kind_of(protocol).rows and opened.recipe.samples:
+    kind, what = kind_of(protocol), None
+    if not kind.reconstructs and (opened.recipe.samples or kind.rows):
         what = _kind(request, protocol, opened)
         generated = Samples(model, request.seed, request.steps, what, request.options)
     else:
         _check_reconstructs(request, protocol, opened)
     return Pair(
-        (real or own) if kind_of(protocol).real else None,
+        (real or own) if kind.real else None,
         generated,
         SAMPLES if what else RECONSTRUCTIONS,
         request.stride or data.stride,
         (data.height, data.width),
         _run_frames(request, protocol, opened, what),
         opened.config.engine.threads,
-        Shards(f"{str(data.path).rstrip('/')}/{data.train}") if kind_of(protocol).classes else None,
+        Shards(f"{str(data.path).rstrip('/')}/{data.train}") if kind.classes else None,
     )
 
 

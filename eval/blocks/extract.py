@@ -1,5 +1,6 @@
 """Features of clips: a block of them is read, shown to a detector, and described by arrays."""
 
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ class Extraction(BlockJob):
     detector: DetectorChoice
     window: tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
+    jpeg: int | None = None
     shuffled: bool = False
     labelled: bool = False
 
@@ -36,6 +38,7 @@ class Extraction(BlockJob):
             "window": self.window,
             "shuffled": self.shuffled,
             **({"crop": self.crop} if self.crop else {}),
+            **({"jpeg": self.jpeg} if self.jpeg else {}),
             **({"labelled": True} if self.labelled else {}),
         }
 
@@ -79,6 +82,8 @@ def _views(asked: Extraction, video: Tensor, keys: list[str]) -> Iterator[tuple[
     """The clips as they are, or by windows; and with their frames shuffled."""
     if asked.crop:
         video = middle(video, asked.crop, keys)
+    if asked.jpeg:
+        video = through_jpeg(video, asked.jpeg)
     if asked.window is None:
         yield "", video
     else:
@@ -97,6 +102,21 @@ def middle(video: Tensor, size: tuple[int, int], keys: list[str]) -> Tensor:
     if min(top, left) < 0:
         raise UserError(f"{keys[0]} is {video.shape[2]}x{video.shape[3]}, a crop takes {size}")
     return video[:, :, top : top + size[0], left : left + size[1]]
+
+
+def through_jpeg(video: Tensor, quality: int) -> Tensor:
+    """`B T H W C` as it is read from JPEG files of its frames."""
+    frames = [_through_jpeg(frame.numpy(), quality) for frame in video.cpu().flatten(0, 1)]
+    return torch.from_numpy(np.stack(frames)).unflatten(0, video.shape[:2])
+
+
+def _through_jpeg(frame: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "JPEG", quality=quality)
+    with Image.open(file) as image:
+        return np.asarray(image)
 
 
 def shuffle_frames(video: Tensor, keys: list[str]) -> Tensor:

@@ -104,12 +104,17 @@ class Samples:
         return None
 
     def read(self, indices: tuple[int, ...], look: FrameSelection, device: str) -> Clips:
-        opened = open_model(self.model, device)
-        request = sampling.ask(opened.recipe, self.what, self.steps, self.options)
-        made = sampling.draw(opened, request, self.seed, indices)
+        made = self.drawn(indices, device)
         video = made.unsqueeze(2) if made.ndim == 4 else made
         keys = [f"sample {index} of seed {self.seed}" for index in indices]
         return generated_clips(video, keys, look)
+
+    def drawn(self, indices: tuple[int, ...], device: str) -> Tensor:
+        """As the recipe makes them."""
+        opened = open_model(self.model, device)
+        request = sampling.ask(opened.recipe, self.what, self.steps, self.options)
+        made: Tensor = sampling.draw(opened, request, self.seed, indices)
+        return made
 
     def labels(self, indices: tuple[int, ...], device: str) -> list[int]:
         recipe = open_model(self.model, device).recipe

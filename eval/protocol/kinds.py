@@ -72,6 +72,8 @@ class Kind:
     come with their labels, and those of the training split are looked at too: as they are,
     as `known`, and `blurred`, whose distance is a scale for that of the others."""
     rows: Callable[..., BlockJob] | None = None
-    """Of a kind that compares reconstructions with their originals: the job that does."""
+    """Of a kind that measures what no detector sees: the job that does."""
+    reconstructs: bool = False
+    """Whether that job looks at reconstructions beside their originals; or else at samples."""
     remarks: Callable[[Path, DetectorChoice | None], list[str]] = lambda folder, detector: []
     """What is missing, in the folder of weights or for want of a detector, and done without."""

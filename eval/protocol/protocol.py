@@ -40,6 +40,8 @@ class Protocol:
     """Frames of a sliding window, and how far apart windows begin."""
     crop: tuple[int, int] | None = None
     """Height and width of the middle of each clip or window that the detector sees."""
+    jpeg: int | None = None
+    """The quality of JPEG files that frames of both sides go through before they are seen."""
     real_split: Literal["held_out", "train"] = "held_out"
     """Which split of a run's data is the real side, and what an autoencoder reconstructs."""
     real_clips: int | Literal["all"] | None = None
@@ -74,6 +76,13 @@ _clips = partial(
 _frames = partial(
     Protocol, version=1, kind="frechet", clips=2048, block=64, batch=4,
     metric="fid", detector_default="inception", takes="frames", groups=10,
+)  # fmt: skip
+_against_training = partial(
+    _frames, clips=50_000, block=500, batch=50, real_split="train", real_clips="all"
+)
+_seconds = partial(
+    Protocol, version=1, kind="seconds", clips=300, block=300, batch=100,
+    metric="seconds_per_batch", groups=1,
 )  # fmt: skip
 _ALL = (
     Protocol(
@@ -148,6 +157,26 @@ _ALL = (
         short="leave out",
         metric="fid_mean",
     ),
+    _against_training(
+        "fid/50k",
+        "50,000 images against all of the training split, as their pixels are; Inception v3",
+        covariance="N-1",
+    ),
+    _against_training(
+        "fid/50k-jpeg",
+        "the same where both sides go through JPEG files of quality 75, as WaveDiff's scripts have",
+        covariance="N-1",
+        jpeg=75,
+    ),
+    _against_training(
+        "prc/50k",
+        "precision and recall of 50,000 images against all of the training split, 3 neighbours",
+        kind="precision",
+        metric="recall",
+        takes=None,
+        detector_default="vgg16",
+        groups=1,
+    ),
     _frames("kid", "MMD^2 of Inception features, 100 subsets of 1000", kind="kid", metric="kid"),
     _frames(
         "prc",
@@ -176,6 +205,8 @@ _ALL = (
         detector_default="digits",
         real_clips="all",
     ),
+    _seconds("seconds", "seconds of 100 samples at once, as WaveDiff is timed, and of one alone"),
+    _seconds("seconds/25", "the same of 25, as WaveDiff is timed at 512x512 and more", batch=25),
     Protocol(
         name="features",
         version=1,

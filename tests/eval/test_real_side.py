@@ -3,10 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from eval.blocks.extract import middle
+from eval.blocks.extract import middle, through_jpeg
 from eval.catalogue import kind_of
 from eval.evaluate import Request, evaluate
 from eval.protocol.protocol import PROTOCOLS, find
@@ -48,6 +50,31 @@ def test_a_crop_is_what_the_detector_sees(clips, tmp_path, monkeypatch):
     assert (middle(video, (2, 4), []) == video[:, :, 1:3, 1:5]).all()
     with pytest.raises(UserError, match="clip is 4x6, a crop takes"):
         middle(video, (5, 4), ["clip"])
+
+
+def test_jpeg_files_are_what_the_detector_sees(clips, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = {"detector": "untrained", "real": str(clips / "test"), "generated": SHAPES, "clips": 6}
+    plain = evaluate(Request(None, "fid@1", **asked), say=quiet)
+    named = replace(find("fid"), name="toy/jpeg", jpeg=75)
+    monkeypatch.setitem(PROTOCOLS, named.full_name, named)
+    lossy = evaluate(Request(None, "toy/jpeg@1", **asked), say=quiet)
+    assert lossy["fields"]["video"]["jpeg"] == 75 and "jpeg" not in plain["fields"]["video"]
+    assert lossy["values"]["fid"] != plain["values"]["fid"]
+
+
+def test_frames_through_jpeg_are_those_of_the_files(video, tmp_path):
+    for clip, seen in zip(video, through_jpeg(video, 75), strict=True):
+        for frame, found in zip(clip, seen, strict=True):
+            Image.fromarray(frame.numpy()).save(tmp_path / "frame.jpg")  # of the usual quality
+            assert (np.asarray(Image.open(tmp_path / "frame.jpg")) == found.numpy()).all()
+    assert (through_jpeg(video, 75) != video).any()
+
+
+def test_published_counts_are_against_all_of_the_training_split():
+    named = [find(name) for name in ("fid/50k", "fid/50k-jpeg", "prc/50k")]
+    assert {(p.clips, p.real_split, p.real_clips) for p in named} == {(50_000, "train", "all")}
+    assert [p.jpeg for p in named] == [None, 75, None]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values())
