@@ -126,8 +126,11 @@ def write_frames(video: Tensor, folder: Path) -> None:
 def write_previews(
     folder: Path, step: int, what: str, original: Tensor, generated: Tensor
 ) -> list[Path]:
-    """What an evaluation saw: strips or a contact sheet, and the clips as one film."""
+    """What an evaluation saw: strips, or a contact sheet and the clips as one film; or a grid."""
     stem = folder / f"{what}-step-{step:08d}"
+    if what != "reconstructions" and generated.shape[1] == 1:
+        _write(stem.with_suffix(".png"), grid(generated[:, 0]))
+        return [stem.with_suffix(".png")]
     picture = strips(original, generated) if what == "reconstructions" else contact_sheet(generated)
     _write(stem.with_suffix(".png"), picture)
     films = torch.cat(list(generated), dim=2)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hvdm.nets.blocks import ZeroEmbedding
 from hvdm.ops.fir import halved
 from hvdm.recipes.wavediff.layers import (
     ALMOST_ZERO,
@@ -85,7 +86,8 @@ class Discriminator(nn.Module):
     def __init__(self, shape: CriticShape) -> None:
         super().__init__()
         self.shape = shape
-        self.label = nn.Embedding(shape.labels, shape.time) if shape.labels else None
+        # drawn at random, classes would be louder than pictures, and a critic then learns nothing
+        self.label = ZeroEmbedding(shape.labels, shape.time) if shape.labels else None
         first, widest = 2 * shape.width, 8 * shape.width
         widths = [first] if shape.small else []
         widths += [min(first * 2**i, widest) for i in range(shape.layers + (not shape.small))]
