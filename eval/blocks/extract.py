@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from eval.blocks.tasks import SHOWN, Arrays, BlockJob, BlockTask, about
+from eval.blocks.tasks import Arrays, BlockJob, BlockTask, about
 from eval.clips.sources import Clips
 from eval.clips.subject import exact_arithmetic, refuse_not_finite
 from eval.networks.detectors import FEATURES, Detector, DetectorChoice, make
@@ -54,7 +54,7 @@ class Extraction(BlockJob):
                 clips = self.source.read(indices, self.look, self.device)
                 short += len(clips.short)
                 keys += clips.keys
-                preview += clips.videos[: SHOWN - len(preview)]
+                preview += clips.videos[: self.shown - len(preview)]
                 for layer, rows in _seen(self, detector, clips):
                     found.setdefault(layer, []).append(rows)
         arrays: Arrays = {layer: np.concatenate(rows) for layer, rows in found.items()}

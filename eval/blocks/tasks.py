@@ -16,7 +16,8 @@ from eval.clips.subject import decoder_versions
 from hvdm import config as configs
 from hvdm import rng
 
-SHOWN = 4
+SHOWN, SHOWN_PICTURES = 4, 32
+"""Clips to look at, and clips of one frame."""
 FORMAT = 1
 """Changes when blocks of older code can no longer be taken for ours."""
 Arrays = dict[str, npt.NDArray[Any]]
@@ -63,6 +64,10 @@ class BlockJob(ABC):
                 **self.particulars(),
             }
         )
+
+    @property
+    def shown(self) -> int:
+        return SHOWN_PICTURES if self.look.frames == 1 else SHOWN
 
     def blocks(self) -> int:
         return -(-self.clips // self.block)

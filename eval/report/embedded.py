@@ -20,6 +20,7 @@ MIME = {
 }
 FILMS = (".mp4", ".webm")
 _STEP = re.compile(r"step-(\d+)")
+_NUMBERED = re.compile(r"(.+)-\d{4,}\.png")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Medium:
 
 
 def found(folder: Path) -> list[Medium]:
-    """Whole files, by step; where a film and a gif show the same, the film."""
+    """Whole files, by step: of a film and a gif that show the same the film, of single pictures
+    their sheet."""
     paths = [
         p
         for p in folder.rglob("*")
@@ -46,9 +48,16 @@ def found(folder: Path) -> list[Medium]:
     media = [
         Medium(p, str(p.relative_to(folder)), _step(p.relative_to(folder)))
         for p in paths
-        if not p.name.startswith(".") and not (p.suffix == ".gif" and p.with_suffix("") in stems)
+        if not p.name.startswith(".")
+        and not (p.suffix == ".gif" and p.with_suffix("") in stems)
+        and not _has_sheet(p)
     ]
     return sorted(media, key=lambda m: (m.step, m.path.suffix in FILMS, m.name))
+
+
+def _has_sheet(path: Path) -> bool:
+    one = _NUMBERED.fullmatch(path.name)
+    return one is not None and path.with_name(f"{one[1]}-sheet.png").is_file()
 
 
 def _step(name: Path) -> int:

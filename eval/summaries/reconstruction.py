@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eval.blocks.feature_store import FeatureStore
-from eval.blocks.tasks import SHOWN, Arrays, BlockJob, BlockTask, about
+from eval.blocks.tasks import Arrays, BlockJob, BlockTask, about
 from eval.clips.subject import Reconstructions, exact_arithmetic
 from eval.networks import lpips_distance, weights
 from eval.networks.detectors import DetectorChoice
@@ -45,7 +45,7 @@ class Comparison(BlockJob):
                 keys += found.keys
                 original, other = torch.stack(found.videos), torch.stack(made.videos)
                 rows.append(_compared(self, original, other))
-                shown += list(zip(original, other, strict=True))[: SHOWN - len(shown)]
+                shown += list(zip(original, other, strict=True))[: self.shown - len(shown)]
         arrays: Arrays = {
             name: torch.cat([row[name] for row in rows]).numpy() for name in rows[0]
         } | about(task.number, keys, 0, [other for _, other in shown])

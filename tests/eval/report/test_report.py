@@ -2,6 +2,7 @@ import io
 import json
 import re
 import time
+from dataclasses import replace
 
 import av
 import pytest
@@ -9,11 +10,13 @@ import torch
 from PIL import Image
 
 from eval.evaluate import Request, evaluate
+from eval.protocol.protocol import PROTOCOLS, find
+from eval.report import embedded
 from eval.report.curves import Curve, Curves, chart
 from eval.report.report import as_json, write_report
 from hvdm.errors import UserError
 from hvdm.events import JsonLines
-from hvdm.media.pictures import contact_sheet, strips, write_gif, write_mp4
+from hvdm.media.pictures import contact_sheet, grid, strips, write_gif, write_mp4, write_previews
 
 PARTS = (
     "time", "curves", "samples", "reconstructions", "evaluations", "events", "checkpoints",
@@ -154,3 +157,32 @@ def test_films_play_at_any_size(tmp_path):
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(frames) == 5 and frames[0].shape == (64, 70, 3)
     assert abs(int(frames[2].mean()) - 200) < 4
+
+
+def test_pictures_are_shown_as_one_grid_for_each_checkpoint(tmp_path):
+    made = torch.zeros(17, 1, 8, 8, 3, dtype=torch.uint8)
+    for step in (4, 8):
+        (path,) = write_previews(tmp_path, step, "samples", made, made)
+        with Image.open(path) as sheet:
+            assert sheet.size == (8 * 64 + 7 * 2, 3 * 64 + 2 * 2)
+    folder = tmp_path / "step-00000008"
+    folder.mkdir()
+    for name in ("seed-0-0000", "seed-0-0001", "seed-0-sheet", "seed-1-0000"):
+        (folder / f"{name}.png").write_bytes(grid(made[:1, 0]))
+    names = [(shown.step, shown.path.name) for shown in embedded.found(tmp_path)]
+    assert names == [
+        (4, "samples-step-00000004.png"),
+        (8, "samples-step-00000008.png"),
+        (8, "seed-0-sheet.png"),
+        (8, "seed-1-0000.png"),
+    ]
+
+
+def test_an_evaluation_shows_more_of_pictures_than_of_films(make_run, monkeypatch):
+    whole = replace(find("fid"), name="toy/whole", groups=1)
+    monkeypatch.setitem(PROTOCOLS, whole.full_name, whole)
+    run = make_run(kind="generator")
+    asked = Request(str(run), "toy/whole@1", "untrained", clips=21, frames=1)
+    evaluate(asked, say=lambda text: None)
+    with Image.open(run / "samples" / "samples-step-00000004.png") as sheet:
+        assert sheet.width == 8 * 64 + 7 * 2
