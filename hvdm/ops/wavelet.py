@@ -15,12 +15,12 @@ SPACE_TIME = (2, 3, 4)
 
 def _split(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     even, odd = torch.unflatten(x, dim, (-1, 2)).unbind(dim + 1)
-    return (even + odd) / math.sqrt(2), (even - odd) / math.sqrt(2)
+    return (even + odd).div_(math.sqrt(2)), (even - odd).div_(math.sqrt(2))
 
 
 def _merge(low: Tensor, high: Tensor, dim: int) -> Tensor:
-    pairs = torch.stack(((low + high) / math.sqrt(2), (low - high) / math.sqrt(2)), dim + 1)
-    return pairs.flatten(dim, dim + 1)
+    pairs = torch.stack((low + high, low - high), dim + 1)
+    return pairs.flatten(dim, dim + 1).div_(math.sqrt(2))
 
 
 def haar(x: Tensor, dims: tuple[int, ...]) -> Tensor:
