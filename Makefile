@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
-.PHONY: help setup demo test test-cluster lint clean bench-data bench-eval bench-checkpoints bench-overhead bench-recovery soak
+.PHONY: help setup demo test test-cluster lint clean bench-data bench-eval bench-checkpoints bench-overhead bench-wavediff bench-recovery soak
 help:
 	@echo "make demo   clips, shards, autoencoder, diffusion, samples, evaluation, report"
 	@echo "make test   the tests"
@@ -79,6 +79,9 @@ bench-eval: $(READY)
 
 bench-overhead: $(READY)
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.overhead --write
+
+bench-wavediff: $(READY)
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.wavediff --write
 
 bench-recovery: $(READY)
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.recovery --write

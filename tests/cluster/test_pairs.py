@@ -43,7 +43,6 @@ def test_a_generator_and_its_critic_lose_a_host(
 def measured(hosts: Cluster, run: Path, out: Path, workers: int) -> dict[str, Any]:
     """Without when it was, how long it took, and where it lies."""
     asked = ["protocol=fvd/tf-reference@1", "detector=untrained", "clips=12", "again=true"]
-    where = ["cluster=existing", f"cluster.address={hosts.address}", f"cluster.workers={workers}"]
-    typed = hvdm("evaluate", f"run={run}", f"out={out}", *asked, *where, "--json")
+    typed = hvdm("evaluate", f"run={run}", f"out={out}", *asked, *hosts.where(workers), "--json")
     found: dict[str, Any] = json.loads(hosts.run(hosts.head, *typed))
     return {k: v for k, v in found.items() if k not in ("time", "seconds", "path")}
