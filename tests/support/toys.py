@@ -51,11 +51,17 @@ AUTOENCODER: dict[str, Any] = {
 }
 DENOISER: dict[str, Any] = {"width": 8, "multipliers": [1, 2], "blocks": 1, "sampling_steps": 4}
 
+PAIR = {
+    "width": 8, "multipliers": (1, 2), "over_time": (4,), "blocks": 1, "mapping": 1, "steps": 4,
+    "critic_width": 4, "critic_layers": 2, "penalty_every": 3,
+}  # fmt: skip
+MODELS = {"hvdm.autoencoder": AUTOENCODER, "hvdm.diffusion": DENOISER, "wavediff.diffusion": PAIR}
+
 
 def run_config(
     run: Path, data: Path, recipe: str = "tests.support.toys", **changes: Any
 ) -> RunConfig:
-    model = {"hvdm.autoencoder": AUTOENCODER, "hvdm.diffusion": DENOISER}.get(recipe, {})
+    model = MODELS.get(recipe, {})
     base = RunConfig(
         recipe=recipe,
         model=model,

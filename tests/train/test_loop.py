@@ -158,7 +158,8 @@ def test_the_golden_curves(shapes: Path, tmp_path: Path, request: pytest.Fixture
     path = Path(__file__).parents[1] / "golden" / "curves.json"
     golden = json.loads(path.read_text()) if path.exists() else {}
     found = {}
-    for name in ("hvdm.autoencoder", "hvdm.diffusion", FLOW, "tests.support.toys"):
+    recipes = ("hvdm.autoencoder", "hvdm.diffusion", "wavediff.diffusion")
+    for name in (*recipes, FLOW, "tests.support.toys"):
         found[name] = curve(name, shapes, tmp_path)
     if request.config.getoption("--golden"):
         path.parent.mkdir(exist_ok=True)
@@ -173,6 +174,8 @@ def curve(name: str, shapes: Path, tmp_path: Path) -> list[float]:
     config = run_config(tmp_path / name, shapes, name, steps=10)
     if name == "hvdm.diffusion":
         config = replace(config, first_stage=str(tmp_path / "hvdm.autoencoder"))
+    if name == "wavediff.diffusion":
+        config = replace(config, batch=8, micro_batch=4)
     run.train(config, sinks=())
     rows = read_lines(tmp_path / name / "metrics.jsonl")
     return [next(v for k, v in row.items() if k.endswith("/loss")) for row in rows]
