@@ -1,0 +1,65 @@
+"""The critic of one frame: residual blocks that halve it, attention at 16x16, one score."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hvdm.nets.blocks import GroupAttention
+
+SLOPE = 0.1
+ATTENDED, LAST = 16, 4
+
+
+class CriticBlock(nn.Module):
+    """Two convolutions; four neighbours then become channels of one place."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv_out = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.narrow = nn.Conv2d(4 * outputs, outputs, 1)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`B C H W` -> `B C' H/2 W/2`."""
+        h = functional.leaky_relu(self.conv_in(x), SLOPE)
+        h = functional.leaky_relu(self.conv_out(h), SLOPE)
+        h = self.narrow(functional.pixel_unshuffle(h, 2))
+        return (h + self.shortcut(x)) / math.sqrt(2)
+
+
+class Critic(nn.Module):
+    def __init__(self, channels: int, side: int, width: int, widest: int) -> None:
+        super().__init__()
+        halvings = int(math.log2(side / LAST))
+        widths = [channels, *(min(width * 2**i, widest) for i in range(halvings))]
+        self.blocks = nn.ModuleList(
+            CriticBlock(inputs, outputs)
+            for inputs, outputs in zip(widths, widths[1:], strict=False)
+        )
+        self.attends = nn.ModuleDict(
+            {
+                str(number): GroupAttention(outputs, 4)
+                for number, outputs in enumerate(widths[1:])
+                if side // 2 ** (number + 1) == ATTENDED
+            }
+        )
+        self.last = nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
+        self.score = nn.Linear(widths[-1] * (side // 2**halvings) ** 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`B C H W` -> `B`."""
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if str(number) in self.attends:
+                x = self.attends[str(number)](x.flatten(2)).reshape(x.shape)
+        x = functional.leaky_relu(self.last(x), SLOPE)
+        score: Tensor = self.score(x.flatten(1))
+        return score[:, 0]
+
+
+def hinge(real: Tensor, fake: Tensor) -> Tensor:
+    """arXiv 1705.02894."""
+    return torch.relu(1 - real) + torch.relu(1 + fake)
