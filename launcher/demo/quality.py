@@ -237,9 +237,33 @@ TOLD = {
     "nearest": "distance to the nearest learned digit over that of unseen ones",
 }
 
-FIGURES: Mapping[str, type[ReconstructionGain | SampleDistance | MotionRatio | DigitsRead]] = {
+
+# A number of an evaluation
+
+
+@dataclass(frozen=True)
+class MeasuredValue:
+    run: str
+    protocol: str
+    name: str
+    least: float
+
+    def __call__(self, out: Path) -> Figure:
+        result = _measured(out / self.run, self.protocol)
+        value = result["values"][self.name]
+        text = (
+            f"{self.name} of {self.protocol}: {value:.3g} over {result['counts']['clips']} "
+            f"samples, at least {self.least:g} is asked for"
+        )
+        return Figure("value", text, value >= self.least, {self.name: value})
+
+
+FIGURES: Mapping[
+    str, type[ReconstructionGain | SampleDistance | MotionRatio | DigitsRead | MeasuredValue]
+] = {
     "reconstruction": ReconstructionGain,
     "distance": SampleDistance,
     "motion": MotionRatio,
     "digits": DigitsRead,
+    "value": MeasuredValue,
 }

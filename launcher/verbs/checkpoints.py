@@ -163,7 +163,10 @@ SIZES = "cifar10, stl10, celeba_256, celeba_512, celeba_1024 and lsun"
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
     family: str = option(
-        about="whose files they are", shown="hvdm|pvdm|wavediff", example="hvdm", key="from"
+        about="whose files they are",
+        shown="hvdm|pvdm|wavediff|improved_diffusion",
+        example="hvdm",
+        key="from",
     )
     run: str = option(
         about="the new run folder; with two files, the autoencoder is below it",
@@ -187,6 +190,7 @@ class ImportOptions:
             ("autoencoder=FILE", "of hvdm and pvdm"),
             ("diffusion=FILE", "their denoiser; take the average, ema_model_*.pth"),
             ("generator=FILE", "of wavediff, netG_*.pth"),
+            ("unet=FILE", "of improved_diffusion; take the average, ema_*.pt"),
         ),
     )
     examples: ClassVar = (
@@ -214,7 +218,9 @@ class ExportOptions:
         shown="RUN[@STEP]", example="runs/hvdm_ucf101_256/diffusion",
     )  # fmt: skip
     to: str = option(
-        about="the public names, or ours", shown="hvdm|pvdm|wavediff|safetensors", example="hvdm"
+        about="the public names, or ours",
+        shown="hvdm|pvdm|wavediff|improved_diffusion|safetensors",
+        example="hvdm",
     )
     out: str | None = option(None, "with our names: one file for each network", shown="DIR")
     ema: bool = option(True, "averaged weights where the run keeps them")

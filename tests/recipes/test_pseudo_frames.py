@@ -18,6 +18,7 @@ from hvdm.recipes.pseudo_video.frames import (
     blur_widths,
     blurred,
     check_ladder,
+    least_error,
     mixing,
     total_widths,
 )
@@ -101,14 +102,6 @@ def test_a_low_band_is_a_mean() -> None:
     mean = images.unflatten(3, (4, 4)).unflatten(2, (4, 4)).mean((3, 5))
     assert torch.allclose(first[:, :, ::4, ::4], mean, atol=1e-6)
     assert torch.allclose(first[:, :, 3::4, 3::4], mean, atol=1e-6)
-
-
-def least_error(betas: list[float], high: bool, told: int) -> float:
-    """Of x_T ~ N(0, 1), given the `told` frames just before it: the conditional variance."""
-    rows = torch.tensor(mixing(betas, high), dtype=torch.float64)
-    joint = rows @ rows.T
-    seen, cross = joint[1 : told + 1, 1 : told + 1], joint[0, 1 : told + 1]
-    return float(joint[0, 0] - cross @ torch.linalg.solve(seen, cross))
 
 
 def test_more_frames_help_where_the_chain_is_of_high_order() -> None:

@@ -35,7 +35,7 @@ KINDS = {
 }
 PRIORS = ("autoregressive", "masked")
 SGD = ("optimizer=sgd", "optimizer.lr=0.05", "optimizer.clip=1", "optimizer.warmup=0",
-       "optimizer.schedule=linear", "optimizer.decay=null")  # fmt: skip
+       "optimizer.schedule=constant", "optimizer.decay=null")  # fmt: skip
 
 
 def train(config: RunConfig) -> None:

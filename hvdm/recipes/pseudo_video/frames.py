@@ -122,6 +122,14 @@ def amounts(rows: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
     return [(row[0], math.hypot(*row[1:])) for row in rows[1:]]
 
 
+def least_error(betas: Sequence[float], high: bool, told: int) -> float:
+    """Of the best guess at an image of variance 1 that is told the last `told` frames before it."""
+    rows = torch.tensor(mixing(betas, high), dtype=torch.float64)
+    joint = rows @ rows.T
+    seen, cross = joint[1 : told + 1, 1 : told + 1], joint[0, 1 : told + 1]
+    return float(joint[0, 0] - cross @ torch.linalg.solve(seen, cross))
+
+
 def _noises(ladder: Ladder, images: Tensor, noise: Noise) -> Tensor:
     rows = mixing(betas_of(ladder), ladder.corruption == "noise-high")[::-1]
     shape = (images.shape[1], ladder.frames - 1, *images.shape[2:])

@@ -11,6 +11,7 @@ from hvdm.recipes.pseudo_video.unet import Step, UNet, VideoAttention
 
 CODES = ("improved_diffusion",)
 NETWORKS = {"unet": "denoiser"}
+BELOW: Mapping[str, str] = {}
 COSINE_STEPS = 4000
 SIDES = {(1, 2, 2, 2): 32, (1, 2, 3, 4): 64, (1, 1, 2, 2, 4, 4): 256}
 """Of the public networks, by the multiples of their width."""
@@ -24,6 +25,13 @@ _BLOCK = {
 }
 _ATTENTION = {"norm": "norm", "query_key_value": "qkv", "out": "proj_out"}
 _DISTANCE = {"apart": "embed_distances", "time": "embed_diffusion_time", "out": "out"}
+
+
+def config(code: str, part: str, size: str | None) -> tuple[str, list[str]]:
+    """That of the part; sizes are read off the file."""
+    if size is not None:
+        raise UserError(f"size={size}: {code}'s files tell their size; leave it out")
+    return f"{code}_released/{part}", []
 
 
 def names(net: UNet) -> dict[str, str]:
