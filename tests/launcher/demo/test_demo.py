@@ -182,7 +182,7 @@ def test_the_words_of_our_demo():
 
 
 def test_demos_are_found_by_name_and_no_run_configs(capsys):
-    assert {"hvdm", "wavediff"} <= set(demos.names())
+    assert {"hvdm", "pseudo_video", "wavediff"} <= set(demos.names())
     assert not any("demo" in name for name in compose.names())
     assert main(["demo", "--help"]) == 0
     assert "demos:\n  hvdm  HVDM: moving shapes" in capsys.readouterr().out
@@ -321,6 +321,10 @@ def test_bounds_decide_what_is_met(clips, tmp_path, monkeypatch):
     near = quality.SampleDistance("a", "p", "untrained", 0.5)(tmp_path)
     assert near.met and near.text.startswith("untrained detector: samples 0.001,")
     assert not quality.SampleDistance("a", "p", "untrained", 0.0)(tmp_path).met
+    measured["counts"] = {"clips": 9}
+    value = quality.MeasuredValue("a", "p", "psnr", 60.0)(tmp_path)
+    assert value.met and value.text.startswith("psnr of p: 60 over 9 samples, at least 60")
+    assert not quality.MeasuredValue("a", "p", "psnr", 60.1)(tmp_path).met
 
 
 def test_films_are_read_back_at_the_size_of_the_clips(clips, tmp_path):
