@@ -64,7 +64,10 @@ def _run(typed: list[str]) -> int:
             print(f"\n{imported(verb.more)(rest.values)}")
         return 0
     values = dict(rest.values)
-    with _trusting(values.pop("trust", "false")):
+    told = values.get("trust", "false")
+    if all(one.name != "trust" for one in verb.options):
+        values.pop("trust", None)
+    with _trusting(told):
         return arguments.call(verb.function, replace(rest, values=values))
 
 

@@ -14,7 +14,17 @@ NAME, RUN = "tiny/hvdm_autoencoder", "runs/tiny/hvdm_autoencoder"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(OnCluster):
+class OpensRuns:
+    """The key of the verbs that import the module which a run folder names.
+
+    It holds for the whole command, and the command line sees to it.
+    """
+
+    trust: bool = option(False, "import the family that a run folder names, whoever wrote it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(OnCluster, OpensRuns):
     run: str = option(
         about="the run; its newest valid checkpoint unless told",
         shown="RUN[@STEP]", example="runs/tiny/hvdm_diffusion",
@@ -47,7 +57,7 @@ class SampleOptions(OnCluster):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanOptions:
+class PlanOptions(OpensRuns):
     config: str = option(about="the run that is planned", shown="NAME", example=NAME)
     gpus: int = option(8, "how many", least=1)
     gpu: str = option("h100", "of 80, 80 and 141 GB", shown="a100|h100|h200")
@@ -64,7 +74,7 @@ class PlanOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelsOptions:
+class ModelsOptions(OpensRuns):
     config: str | None = option(None, "only this one, and then any key of it", shown="NAME")
     json: bool = option(False, "as data")
     keys: Mapping[str, str] = gathered(

@@ -1,12 +1,14 @@
 """Frames of files, by one decoder whichever side they are on."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from hvdm.data import child
 from hvdm.data.containers import open_picture
 from hvdm.data.decode import CannotDecode, Frames, decode_all
 from hvdm.data.facts import whole
@@ -57,6 +59,20 @@ def content_of(path: str) -> str:
 
 
 def read_files(files: tuple[Path, ...]) -> Frames:
+    return _contained(str(files[0]), _read, files)
+
+
+def _contained(name: str, function: Callable[..., Frames], *given: Any) -> Frames:
+    """In a child, within limits of time and memory: it may be a stranger's file."""
+    try:
+        return child.call(function, *given)
+    except CannotDecode as error:
+        raise RunError(f"{error}; mend it or leave it away") from None
+    except child.Failed as error:
+        raise RunError(f"{name}: {error}; mend it or leave it away") from None
+
+
+def _read(files: tuple[Path, ...]) -> Frames:
     if len(files) > 1:
         return np.concatenate([_picture(file) for file in files])
     suffix = files[0].suffix.lower()
@@ -64,15 +80,7 @@ def read_files(files: tuple[Path, ...]) -> Frames:
         return _array(files[0])
     if suffix in PICTURES or suffix == GIF:
         return _picture(files[0])
-    return _decoded(files[0].read_bytes(), str(files[0]))
-
-
-def _decoded(data: bytes, name: str) -> Frames:
-    """What a decoder would conceal is an error here: it would change a number."""
-    try:
-        return decode_all(data, name, strict=True)
-    except CannotDecode as error:
-        raise RunError(f"{error}; mend it or leave it away") from None
+    return decode_all(files[0].read_bytes(), str(files[0]), strict=True)
 
 
 def _picture(path: Path) -> Frames:
@@ -117,10 +125,12 @@ def sample(reader: ShardReader, index: int) -> tuple[str, Frames]:
     """A sample by its number in the manifest: its name, and all of its frames."""
     shard, inner = reader.place(index)
     key = f"{reader.manifest.shards[shard].name}/{reader.key(shard, inner)}"
-    try:
-        return key, read_media(reader.sample(shard, inner), strict=True, name=key)
-    except CannotDecode as error:
-        raise RunError(f"{error}; mend it or leave it away") from None
+    return key, _contained(key, _media, reader.sample(shard, inner), key)
+
+
+def _media(parts: dict[str, bytes], key: str) -> Frames:
+    """What a decoder would conceal is an error here: it would change a number."""
+    return read_media(parts, strict=True, name=key)
 
 
 def label_of(reader: ShardReader, index: int) -> int:

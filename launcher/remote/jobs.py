@@ -15,7 +15,7 @@ from hvdm.errors import RunError, UserError, closest
 from hvdm.options import gathered, option
 from launcher import compose, paths
 from launcher.arguments import overrides
-from launcher.run_options import KEYS, NAME
+from launcher.run_options import KEYS, NAME, OpensRuns
 from launcher.workers.cluster import ray_module
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ DASHBOARD = "http://HEAD:8265"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubmitOptions:
+class SubmitOptions(OpensRuns):
     config: str = option(
         about="as in hvdm train; a YAML file has to lie where the cluster sees it",
         shown="NAME", example=NAME,
@@ -56,7 +56,8 @@ def submit(asked: SubmitOptions) -> int:
     client = _client(asked.address)
     typed = _for_the_cluster(overrides(asked.keys))
     config = compose.run_config(asked.config, typed)
-    entrypoint = _entrypoint(asked.command, asked.config, typed, config)
+    more = ["trust=true"] if asked.trust else []
+    entrypoint = _entrypoint(asked.command, asked.config, [*more, *typed], config)
     environment = {"RAY_JOB_STOP_WAIT_TIME_S": STOP_WAIT_S, "PYTHONUNBUFFERED": "1"}
     runtime: dict[str, Any] = {"env_vars": environment}
     if asked.working_dir:

@@ -18,13 +18,13 @@ from hvdm.errors import UserError, closest
 from hvdm.options import gathered, option
 from launcher import compose
 from launcher.arguments import overrides
-from launcher.run_options import KEYS, NAME
+from launcher.run_options import KEYS, NAME, OpensRuns
 
 FILES = {"slurm": "slurm.sh", "kuberay": "kuberay.yaml", "vm": "vm.yaml"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TemplateOptions:
+class TemplateOptions(OpensRuns):
     kind: str = option(
         about="an sbatch script, a RayJob, or a file for ray up",
         shown="slurm|kuberay|vm", example="slurm", word=True,
@@ -93,7 +93,7 @@ def render(asked: TemplateOptions, typed: list[str], config: RunConfig, size: Ro
     name = asked.config
     if Path(name).suffix in (".yaml", ".yml"):
         name = str(Path(name).absolute())
-    words = [f"config={name}", *typed]
+    words = [f"config={name}", *(["trust=true"] if asked.trust else []), *typed]
     storage = shlex.quote(asked.storage)
     missing = shlex.quote(f"mount the shared storage at {asked.storage} first")
     gpus = f"#SBATCH --gpus-per-node={size.gpus}" if size.gpus else "# without GPUs"

@@ -10,7 +10,7 @@ from hvdm.config import Samples
 from hvdm.errors import UserError
 from hvdm.options import gathered, option
 from launcher.arguments import overrides
-from launcher.run_options import RUN
+from launcher.run_options import RUN, OpensRuns
 from launcher.verbs.runs import run_folder
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _steps(steps: list[int]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistanceOptions:
+class DistanceOptions(OpensRuns):
     runs: tuple[str, ...] = option(about="two runs, each RUN or RUN@STEP", shown="A B", word=True)
     base: str | None = option(
         None, "where they began, instead of the initial weights", shown="RUN[@STEP]"
@@ -212,7 +212,7 @@ def import_(asked: ImportOptions) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(OpensRuns):
     run: str = option(
         about="the run; its newest valid checkpoint unless told",
         shown="RUN[@STEP]", example="runs/hvdm_ucf101_256/diffusion",

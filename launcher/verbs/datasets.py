@@ -11,6 +11,7 @@ from hvdm import config as configs
 from hvdm.errors import UserError
 from hvdm.options import gathered, option
 from launcher.arguments import overrides
+from launcher.run_options import OpensRuns
 from launcher.where import OnCluster
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ def diff(asked: SharedSamplesOptions) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeriveOptions(Shared):
+class DeriveOptions(Shared, OpensRuns):
     kind: str = option(
         about="latents, depth, motion, or a derivation of a family or of a module of your own",
         shown="latents|depth|motion|FAMILY.NAME|MODULE:NAME", example="latents", word=True,
@@ -290,7 +291,7 @@ def derive(asked: DeriveOptions) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeOptions(Shared):
+class EncodeOptions(Shared, OpensRuns):
     path: str = option(about="the data set", shown="DIR", example=FOLDER, word=True)
     out: str = option(about="where to", shown="DIR", example="datasets/latents")
     first_stage: str = option(

@@ -1,5 +1,6 @@
 """How far two runs are apart, network by network."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -12,6 +13,15 @@ from hvdm.errors import UserError
 
 def difference(a: str, b: str, base: str | None = None, kind: str = "master") -> dict[str, Any]:
     """Per network ‖a−b‖/‖a‖, ‖a−b‖/‖a−a0‖ and ‖a−a0‖/‖a0‖, over all elements together."""
+    for reference in filter(None, (a, b, base)):
+        _check_there(reference)
+    with ExitStack() as stack:
+        for reference in filter(None, (a, b, base)):
+            stack.enter_context(opening.kept(reference))
+        return _difference(a, b, base, kind)
+
+
+def _difference(a: str, b: str, base: str | None, kind: str) -> dict[str, Any]:
     first, second = _open(a), _open(b)
     begin = _open(base) if base else None
     if set(first.nets) != set(second.nets):
@@ -20,11 +30,14 @@ def difference(a: str, b: str, base: str | None = None, kind: str = "master") ->
     return {net: _distances(first, second, begin, initial, net, kind) for net in first.nets}
 
 
-def _open(reference: str) -> Checkpoint:
-    run, step = opening.split_reference(reference)
+def _check_there(reference: str) -> None:
+    run, _ = opening.split_reference(reference)
     if not run.is_dir():
         raise UserError(f"{run}: there is no such run folder")
-    return checkpoint.choose(run, step)
+
+
+def _open(reference: str) -> Checkpoint:
+    return checkpoint.choose(*opening.split_reference(reference))
 
 
 def _initial_weights(reference: str) -> dict[str, dict[str, torch.Tensor]]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from hvdm.config import ClusterConfig
 from hvdm.errors import UserError
 from hvdm.options import gathered, option
+from launcher.run_options import OpensRuns
 from launcher.where import OnCluster
 from launcher.workers import cluster
 
@@ -17,7 +18,7 @@ OPTION = "sample."
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(OnCluster):
+class EvaluateOptions(OnCluster, OpensRuns):
     run: str | None = option(
         None, "the run; its newest valid checkpoint unless told", shown="RUN[@STEP]", word=True
     )

@@ -18,6 +18,7 @@ from launcher.run_options import (
     NAME,
     RUN,
     ModelsOptions,
+    OpensRuns,
     PlanOptions,
     SampleOptions,
 )
@@ -39,7 +40,7 @@ TRAINED_WITH = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(OpensRuns):
     config: str = option(about=CONFIG, shown="NAME", example=NAME)
     background: bool = option(False, "trains on when nobody reads its output, as behind `| head`")
     keys: Mapping[str, str] = gathered(*ANY_KEY, rows=TRAINED_WITH)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -19,6 +20,7 @@ from hvdm.progress import repeating
 from hvdm.redaction import redacted
 from hvdm.run import claims, run
 from launcher.cli import main
+from launcher.verbs import distance
 from launcher.workers import stop_file, worker
 from tests.support.toys import run_config
 
@@ -167,6 +169,7 @@ READERS = {
     "evaluate": ["run={run}", "protocol=fvd/tf-reference@1", "detector=untrained", "clips=4",
                  "cluster=inline"],
     "data encode": ["{data}", "first_stage={run}", "out={out}"],
+    "checkpoint diff": ["{run}", "{run}"],
 }  # fmt: skip
 
 
@@ -179,6 +182,7 @@ def test_retention_leaves_a_reader_what_it_reads(
     kind = "autoencoder" if verb == "data encode" else "generator"
     folder, left = run_folder(tmp_path / "run", shapes, kind), []
     where = (toy.EveryOther, "encode") if kind == "autoencoder" else (toy.ToyGenerator, "sample")
+    where = (distance.Reader, "whole") if verb == "checkpoint diff" else where
     before = getattr(*where)
 
     def reads(*given: Any) -> Any:
@@ -241,6 +245,14 @@ def test_a_strangers_run_folder_imports_nothing(
     assert main(typed) == 2
     assert "add trust=true if you know" in capsys.readouterr().err
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("verb", [*OPENERS, "submit", "cluster template", "checkpoint export"])
+def test_the_help_of_what_opens_runs_names_the_key(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["help", *verb.split()]) == 0
+    assert "trust=true" in capsys.readouterr().out
 
 
 def test_trust_is_given_by_a_key(tmp_path: Path, stranger: Path) -> None:
@@ -315,3 +327,20 @@ def test_no_password_of_an_address_is_written_down(
 )
 def test_what_lets_one_in_is_left_out(text: str, shown: str) -> None:
     assert redacted(text) == shown
+
+
+def test_an_array_that_would_fill_the_memory_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In `hvdm evaluate`, which decodes in a child: their headers promise 30 GB."""
+    for name, length in (("made", 10_000), ("real", 9_999)):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            what = {"descr": "|u1", "fortran_order": False, "shape": (length, 1000, 1000, 3)}
+            with open(tmp_path / name / f"{number}.npy", "wb") as handle:
+                np.lib.format.write_array_header_1_0(handle, what)
+    sides = [f"real={tmp_path}/real", f"generated={tmp_path}/made", "size=16x16"]
+    asked = ["protocol=fvd/tf-reference@1", "detector=untrained", "cluster=inline"]
+    assert main(["evaluate", *sides, *asked]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "0.npy: takes more than 4 GiB of memory" in line

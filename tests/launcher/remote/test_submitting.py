@@ -80,6 +80,8 @@ def test_a_run_is_checked_here_and_its_paths_are_whole(
     )
     assert job.metadata == {"hvdm.run": f"{tmp_path}/runs/mine"}
     assert int(job.runtime_env["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) > 60
+    assert submitted("run=runs/theirs", "trust=true", "follow=false") == 0
+    assert " trust=true " in there.jobs["train-theirs"].entrypoint
     with pytest.raises(UserError, match="batch_size"):
         submitted("batch_size=16")
     with pytest.raises(UserError, match="runs where it is submitted"):

@@ -61,13 +61,40 @@ VOLUME = record(
     persistentVolumeClaim=record(["claimName"], claimName=TEXT),
     emptyDir=record([], medium=TEXT, sizeLimit=QUANTITY),
 )
+LABELS = {"type": "object", "additionalProperties": LABEL, "minProperties": 1}
 POD = record(
-    ["spec"],
+    ["metadata", "spec"],
+    metadata=record(["labels"], labels=LABELS),
     spec=record(
         ["containers"],
         terminationGracePeriodSeconds=WHOLE,
         containers=rows(CONTAINER),
         volumes=rows(VOLUME),
+    ),
+)
+POLICY = record(
+    ["apiVersion", "kind", "metadata", "spec"],
+    apiVersion={"const": "networking.k8s.io/v1"},
+    kind={"const": "NetworkPolicy"},
+    metadata=record(["name"], name=LABEL),
+    spec=record(
+        ["podSelector", "policyTypes", "ingress"],
+        podSelector=record(["matchLabels"], matchLabels=LABELS),
+        policyTypes={"const": ["Ingress"]},
+        ingress=rows(
+            record(
+                ["from"],
+                **{
+                    "from": rows(
+                        record(
+                            ["podSelector"],
+                            podSelector=record([], matchLabels=LABELS),
+                            namespaceSelector={"const": {}},
+                        )
+                    )
+                },
+            )
+        ),
     ),
 )
 RAY_JOB = record(
@@ -114,6 +141,12 @@ def made(capsys: pytest.CaptureFixture[str], kind: str, *more: str) -> str:
     return capsys.readouterr().out
 
 
+def ray_job(capsys: pytest.CaptureFixture[str], *more: str) -> Any:
+    job, policy = yaml.safe_load_all(made(capsys, "kuberay", *more))
+    jsonschema.validate(policy, POLICY)
+    return job
+
+
 EVIL = "x\n  privileged: true\n#SBATCH --uid=0\ntouch M `touch M` $(touch M) \"' } # : {"
 
 
@@ -141,8 +174,8 @@ def test_no_value_says_more_than_a_value(
         command = said.out.rpartition("\nhvdm train")[2].partition(" \\\n    cluster.")[0]
         assert "touch" not in shlex.split(command)
     else:
-        harmless = yaml.safe_load(made(capsys, kind, f"{key}=harmless"))
-        assert _shape(yaml.safe_load(said.out)) == _shape(harmless)
+        harmless = list(yaml.safe_load_all(made(capsys, kind, f"{key}=harmless")))
+        assert _shape(list(yaml.safe_load_all(said.out))) == _shape(harmless)
 
 
 def _shape(value: Any) -> Any:
@@ -154,8 +187,12 @@ def _shape(value: Any) -> Any:
 
 def test_no_cluster_of_ours_goes_without_a_token(capsys: pytest.CaptureFixture[str]) -> None:
     root = Path(__file__).parents[3]
-    job = yaml.safe_load(made(capsys, "kuberay"))
+    job = ray_job(capsys)
     assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    _, policy = yaml.safe_load_all(made(capsys, "kuberay"))
+    chosen = policy["spec"]["podSelector"]["matchLabels"]
+    groups = [_at(job, "spec", "rayClusterSpec", "headGroupSpec"), _at(job, *GROUP)]
+    assert all(group["template"]["metadata"]["labels"] == chosen for group in groups)
     machines = made(capsys, "vm")
     starts = [line for line in machines.splitlines() if "ray start" in line]
     assert len(starts) == 2 and all("RAY_AUTH_MODE=token" in line for line in starts)
@@ -195,7 +232,7 @@ def test_the_slurm_script_is_a_clean_one(
 
 
 def test_the_ray_job_is_one(capsys: pytest.CaptureFixture[str]) -> None:
-    job = yaml.safe_load(made(capsys, "kuberay", "cluster.workers=16", "image=me/hvdm:1"))
+    job = ray_job(capsys, "cluster.workers=16", "image=me/hvdm:1")
     jsonschema.validate(job, RAY_JOB)
     (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert (group["replicas"], group["minReplicas"]) == (2, 2)
@@ -235,7 +272,7 @@ POD_OF_GROUP = (*GROUP, "template", "spec")
 def test_a_wrong_ray_job_is_found(
     place: tuple[str | int, ...], key: str, value: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = yaml.safe_load(made(capsys, "kuberay"))
+    job = ray_job(capsys)
     jsonschema.validate(job, RAY_JOB)
     _at(job, *place)[key] = value
     with pytest.raises(jsonschema.ValidationError):
