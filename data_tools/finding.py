@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,7 @@ def _from_path(path: Path, images: bool) -> Iterable[Item]:
     if suffix in (VIDEOS if not images else PICTURES):
         return _plain([path], path.parent, images)
     if suffix in READERS:
-        return _from_list(path, READERS[suffix](path), images)
+        return _from_list(path, _entries(path, READERS[suffix]), images)
     raise UserError(f"source={path}: expected a folder, a video, or a list (.txt, .csv, .jsonl)")
 
 
@@ -78,23 +79,22 @@ def _check_names(items: list[Item], source: str, images: bool) -> None:
 # Lists
 
 Entries = list[dict[str, Any]]
+LONGEST = 4096
+LABEL = re.compile(r"-?[0-9]{1,9}")
 
 
 def _read_txt(path: Path) -> Entries:
-    lines = path.read_text().splitlines()
+    lines = path.read_text("utf-8").splitlines()
     return [{"path": line.strip()} for line in lines if line.strip()]
 
 
 def _read_csv(path: Path) -> Entries:
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def _read_jsonl(path: Path) -> Entries:
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON lines ({error})") from None
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 
 READERS: Mapping[str, Callable[[Path], Entries]] = {
@@ -104,10 +104,17 @@ READERS: Mapping[str, Callable[[Path], Entries]] = {
 }
 
 
+def _entries(path: Path, read: Callable[[Path], Entries]) -> Entries:
+    try:
+        return read(path)
+    except (ValueError, RecursionError, csv.Error) as error:
+        raise UserError(f"{path} is no {path.suffix} list ({error}); save it as UTF-8") from None
+
+
 def _from_list(path: Path, entries: Entries, images: bool) -> Iterable[Item]:
     for number, entry in enumerate(entries, start=1):
-        if not isinstance(entry, dict) or not entry.get("path"):
-            raise UserError(f"{path}, entry {number}: 'path' is missing")
+        if not isinstance(entry, dict) or not _is_path(entry.get("path")):
+            raise UserError(f"{path}, entry {number}: 'path' is missing, or no path")
         yield _listed(path, number, entry, images)
 
 
@@ -115,22 +122,45 @@ def _listed(path: Path, number: int, entry: Mapping[str, Any], images: bool) -> 
     file = Path(entry["path"])
     file = file if file.is_absolute() else path.parent / file
     label = entry.get("label")
-    if label not in (None, "") and not str(label).lstrip("-").isdigit():
-        raise UserError(f"{path}, entry {number}: label {label!r} is no whole number")
+    if label not in (None, "") and not LABEL.fullmatch(str(label)):
+        raise UserError(f"{path}, entry {number}: label {_shown(label)} is no whole number")
     split = entry.get("split") or None
     if split is not None and not (KEY.fullmatch(str(split)) and split not in OWN_FOLDERS):
         raise UserError(
-            f"{path}, entry {number}: split {split!r} is no name for a folder of the data set; "
-            "use letters, digits, '_', '-', and neither " + " nor ".join(OWN_FOLDERS)
+            f"{path}, entry {number}: split {_shown(split)} is no name for a folder of the data "
+            "set; use letters, digits, '_', '-', and neither " + " nor ".join(OWN_FOLDERS)
         )
     item = Item(str(entry["path"]), str(file.absolute()), "image" if images else "video")
     return replace(
         item,
         label=-1 if label in (None, "") else int(str(label)),
-        class_name=entry.get("class") or None,
-        caption=entry.get("caption") or None,
+        class_name=_text(path, number, entry, "class"),
+        caption=_text(path, number, entry, "caption"),
         split=None if split is None else str(split),
     )
+
+
+def _is_path(value: Any) -> bool:
+    """What a file can be called: text that the file system takes."""
+    return _is_text(value) and 0 < len(value) < LONGEST and "\0" not in value
+
+
+def _is_text(value: Any) -> bool:
+    """Halves of surrogate pairs, which JSON can spell, are none."""
+    return isinstance(value, str) and value.encode("utf-8", "replace").decode() == value
+
+
+def _text(path: Path, number: int, entry: Mapping[str, Any], name: str) -> str | None:
+    value = entry.get(name)
+    if value in (None, ""):
+        return None
+    if not _is_text(value):
+        raise UserError(f"{path}, entry {number}: {name} {_shown(value)} is no text")
+    return str(value)
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:60]
 
 
 # Pictures

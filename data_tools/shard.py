@@ -170,7 +170,7 @@ def probe_items(job: Probing) -> None:
 def _probed(item: Item, settings: Settings) -> dict[str, Any]:
     """What a source is; a failure is an answer too."""
     try:
-        if not Path(item.path).exists():
+        if changed(item) == (-1, -1):
             raise RunError("there is no such file")
         return child.call(probe, item, settings, limit_s=settings.limit_s)
     except (RunError, UserError) as error:

@@ -115,7 +115,11 @@ def _json_part(store: LocalStore, shard: str, entry: Entry) -> bytes:
     try:
         with tarfile.open(fileobj=io.BytesIO(start), mode="r:") as tar:
             member = tar.next()
-            file = tar.extractfile(member) if member and member.name.endswith(".json") else None
+            file = (
+                tar.extractfile(member)
+                if member and member.isreg() and member.name.endswith(".json")
+                else None
+            )
             data = file.read() if file else b"{}"
     except tarfile.TarError as error:
         raise DamagedSample(

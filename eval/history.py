@@ -2,12 +2,12 @@
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hvdm import config as configs
+from hvdm.data.schema import from_json
 from hvdm.disk import atomic_write
 from hvdm.events import TensorBoard
 from hvdm.opening import Opened
@@ -38,8 +38,8 @@ def results_in(folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(path.read_text())
-        except (ValueError, RecursionError):
+            content = from_json(path.read_bytes())
+        except ValueError:
             continue
         if is_result(content):
             found.append(content)

@@ -9,6 +9,7 @@ import numpy as np
 
 from eval.numbers.jackknife import LEAST_BLOCKS_OF_AN_INTERVAL, NORMAL_975, jackknife, student_975
 from hvdm.config import flat
+from hvdm.data.schema import from_json
 from hvdm.disk import atomic_write
 from hvdm.errors import UserError
 
@@ -43,7 +44,7 @@ def write(result: Result, out: str | None) -> Path:
 def read(path: str | Path) -> dict[str, Any]:
     """A result from its file."""
     try:
-        found = json.loads(Path(path).read_text())
+        found = from_json(Path(path).read_bytes())
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}); give a file that `hvdm evaluate` "

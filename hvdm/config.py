@@ -258,7 +258,10 @@ def load(mapping: Mapping[str, Any]) -> RunConfig:
 
 def renewed(then: Mapping[str, Any]) -> dict[str, Any]:
     """A run's config, or a checkpoint's identity, in today's keys where it is older."""
-    data, model = dict(then.get("data", {})), dict(then.get("model", {}))
+    groups = (then.get("data", {}), then.get("model", {}))
+    if not all(isinstance(group, Mapping) for group in groups):
+        return dict(then)  # whoever parses it says what is wrong
+    data, model = map(dict, groups)
     if before := data.pop("before", 0):
         model["before"] = before
     return {**then, "data": {**_LATER, **data}, "model": model} if data else dict(then)

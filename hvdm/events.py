@@ -196,6 +196,23 @@ def each_line(path: Path) -> Iterator[dict[str, Any]]:
         yield from rows_of(lines)
 
 
+def newest_first(path: Path) -> Iterator[dict[str, Any]]:
+    """The same lines from the end on, and no more of the file than is asked for."""
+    if not path.is_file():
+        return
+    with path.open("rb") as handle:
+        at, rest = handle.seek(0, os.SEEK_END), b""
+        while at > 0:
+            size = min(at, _PIECE)
+            at = handle.seek(at - size)
+            rest, *whole = (handle.read(size) + rest).split(b"\n")
+            yield from rows_of(reversed(whole))
+        yield from rows_of([rest])
+
+
+_PIECE = 2**16
+
+
 def rows_of(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """Of each line that is a JSON object; bytes that are no text spoil their own line at most."""
     for line in lines:

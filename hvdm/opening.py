@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -49,7 +50,19 @@ def read_config(run: Path) -> RunConfig:
     path = run / CONFIG_FILE
     if not path.is_file():
         raise UserError(f"{run} is no run folder: {path} is missing; train one with `hvdm train`")
-    return configs.load(configs.renewed(yaml.safe_load(path.read_text())))
+    return configs.load(configs.renewed(_content(path)))
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """It can be a stranger's, or cut by a full disk."""
+    try:
+        found = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"{path} is no YAML ({line}); bring it back from a copy") from None
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise UserError(f"{path} is no config of a run: expected keys with values")
+    return found
 
 
 def trusted_config(run: Path) -> RunConfig:

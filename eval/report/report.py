@@ -1,6 +1,5 @@
 """`report.html` of a run: one file that loads nothing; and the same facts as JSON."""
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
@@ -13,6 +12,7 @@ from eval import history
 from eval.report import embedded, page
 from eval.report.curves import Curves
 from hvdm.checkpoint import checkpoint
+from hvdm.data.schema import from_json
 from hvdm.disk import atomic_write
 from hvdm.errors import UserError
 from hvdm.events import each_line
@@ -99,8 +99,8 @@ def _ledger(
 def _config(run: Path) -> dict[str, Any] | None:
     path = run / "config.yaml"
     try:
-        found = yaml.safe_load(path.read_text()) if path.is_file() else None
-    except yaml.YAMLError:
+        found = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else None
+    except (yaml.YAMLError, RecursionError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -110,8 +110,8 @@ def evaluations(run: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted((run / "evaluations").glob("*.json")):
         try:
-            content = json.loads(path.read_text())
-        except (ValueError, RecursionError):
+            content = from_json(path.read_bytes())
+        except ValueError:
             continue
         if history.is_result(content):
             slim = {k: v for k, v in content.items() if k not in ("clips", "blocks")}

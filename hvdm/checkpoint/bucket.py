@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hvdm.checkpoint import faults
+from hvdm.checkpoint.contents import ATTEMPT
 from hvdm.checkpoint.storage import (
     LATEST,
     MANIFEST,
@@ -115,7 +116,7 @@ class Bucket:
     def _attempt(self, name: str) -> str | None:
         """None where a damaged manifest does not say whose the files are."""
         try:
-            return str(parsed(self.manifest(name))["attempt"])
+            return _attempt_of(self.manifest(name))
         except (Absent, ValueError, KeyError):
             return None
 
@@ -155,7 +156,7 @@ class Bucket:
     def remove(self, name: str, needed: Callable[[], bool]) -> bool:
         if needed():
             return False
-        attempt = parsed(self.manifest(name))["attempt"]
+        attempt = _attempt_of(self.manifest(name))
         self._fs.rm_file(f"{self._root}/{name}/{MANIFEST}")
         faults.reach("trash-renamed", step_of(name))
         self.abandon(f"{name}/{attempt}")
@@ -166,6 +167,14 @@ class Bucket:
         self._fs.copy(f"{self._root}/{name}/{MANIFEST}", f"{self._root}/{place}")
         self._fs.rm_file(f"{self._root}/{name}/{MANIFEST}")
         return f"{self.where}/{place}"
+
+
+def _attempt_of(manifest: bytes) -> str:
+    """It is part of a path, and a stranger may have written it."""
+    attempt = str(parsed(manifest)["attempt"])
+    if not ATTEMPT.fullmatch(attempt):
+        raise ValueError("its attempt cannot be used")
+    return attempt
 
 
 def _line(error: Exception) -> str:

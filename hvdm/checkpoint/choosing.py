@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hvdm import dist
-from hvdm.checkpoint import places, storage
+from hvdm.checkpoint import contents, places, storage
 from hvdm.checkpoint.storage import Storage
 from hvdm.data.store import Absent
 from hvdm.errors import RunError, UserError
@@ -62,6 +62,8 @@ def opened(place: Storage, name: str) -> Checkpoint | str:
         return f"{place.where}/{name} has no readable manifest ({reason})"
     if manifest.get("format") != FORMAT:
         return f"{place.where}/{name}: format {manifest.get('format')}, expected {FORMAT}"
+    if problem := contents.problem_of(manifest):
+        return f"{place.where}/{name} has a manifest of which {problem}"
     if manifest["step"] != storage.step_of(name):
         return f"{place.where}/{name} holds the manifest of step {manifest['step']}"
     return Checkpoint(place, name, manifest)

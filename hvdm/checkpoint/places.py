@@ -37,7 +37,10 @@ def storage_at(run: Path, address: str | None) -> Storage:
 
 def pointed(run: Path) -> str | None:
     pointer = run / "checkpoints" / POINTER
-    return pointer.read_text().strip() if pointer.is_file() else None
+    try:
+        return pointer.read_text("utf-8").strip() if pointer.is_file() else None
+    except ValueError:
+        raise UserError(f"{pointer} is no address of checkpoints; bring it back") from None
 
 
 def move_checkpoints(run: Path, address: str | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hvdm import dist
 from hvdm.checkpoint.choosing import Checkpoint, Wanted
 from hvdm.checkpoint.writing import DTYPES, GROUPS, buffers
 from hvdm.errors import RunError, UserError
@@ -25,29 +26,38 @@ def for_inference(averaged: bool) -> Wanted:
 
 
 class Reader:
-    """Elements by kind, name and range. A file is opened when something in it is asked for."""
+    """Elements by kind, name and range. A file is opened when something in it is asked for.
 
-    def __init__(self, checkpoint: Checkpoint, net: str) -> None:
+    First the file of `rank`: of a checkpoint that as many ranks wrote alike, it has all that this
+    rank asks for, and so no rank opens the files of all others.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, net: str, rank: int = 0) -> None:
         self.net = checkpoint.nets[net]
         self._checkpoint = checkpoint
-        self._files = [f for f in checkpoint.manifest["files"] if f.split(".")[0] == net]
+        files = [f for f in checkpoint.manifest["files"] if f.split(".")[0] == net]
+        self._files = sorted(files, key=lambda file: (f".rank{rank:05d}." not in file, file))
         self._pieces: dict[tuple[str, str], list[tuple[int, Tensor]]] = {}
 
     def _load(self, kind: str | None = None) -> None:
         """Opens the files that may hold a kind; all of them where none is named."""
+        while self._load_next(kind):
+            pass
+
+    def _load_next(self, kind: str | None) -> bool:
         group = {"master": "weights", "ema": "ema", "buffer": "buffers", None: None}
         wanted = group.get(kind, "optimizer")
-        for file in list(self._files):
+        for file in self._files:
             held = file.split(".")[1]
             if wanted is None or held == wanted or held not in GROUPS:
                 self._files.remove(file)
                 self._index(self._checkpoint.file(file))
+                return True
+        return False
 
     def _index(self, path: Path) -> None:
-        for key, values in mapped(path).items():
-            kind, rest = key.split("/", 1)
-            name, offset = rest.rsplit("@", 1)
-            self._pieces.setdefault((kind, name), []).append((int(offset), values))
+        for (kind, name, offset), values in slices_of(path).items():
+            self._pieces.setdefault((kind, name), []).append((offset, values))
 
     def kinds(self) -> list[str]:
         self._load()
@@ -59,40 +69,72 @@ class Reader:
 
     def read(self, kind: str, name: str, begin: int, length: int) -> Tensor:
         """Elements in the file's own pages where one piece has them all: copy, do not change."""
-        self._load(kind)
+        end = begin + length
+        parts, at = self._parts(kind, name, begin, end)
+        while at != end:
+            if not self._load_next(kind):
+                raise RunError(f"{self._checkpoint.where} lacks {kind} of {name} from element {at}")
+            parts, at = self._parts(kind, name, begin, end)
+        return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else torch.empty(0)
+
+    def _parts(self, kind: str, name: str, at: int, end: int) -> tuple[list[Tensor], int]:
+        """What the files that are open have of a stretch, and up to where."""
         parts = []
-        at, end = begin, begin + length
         for offset, values in sorted(self._pieces.get((kind, name), ()), key=lambda p: p[0]):
             if offset <= at < offset + len(values) and at < end:
                 stop = min(end, offset + len(values))
                 parts.append(values[at - offset : stop - offset])
                 at = stop
-        if at != end:
-            raise RunError(f"{self._checkpoint.where} lacks {kind} of {name} from element {at}")
-        return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else torch.empty(0)
+        return parts, at
 
     def whole(self, kind: str, name: str) -> Tensor:
-        shape = self.net["buffers" if kind == "buffer" else "parameters"][name]
+        shapes = self.net["buffers" if kind == "buffer" else "parameters"]
+        if name not in shapes:
+            raise RunError(f"{self._checkpoint.where} has {kind} of {name!r}, and no such part")
+        shape = shapes[name]
         return self.read(kind, name, 0, int(torch.Size(shape).numel())).view(shape)
 
 
-def mapped(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that `writing` wrote, in its pages: new memory is what costs time."""
+def slices_of(path: Path) -> dict[tuple[str, str, int], Tensor]:
+    """By kind, name and offset, the tensors of a file that `writing` wrote."""
+    try:
+        return {_named(key): values for key, values in _mapped(path).items()}
+    except (AttributeError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise RunError(
+            f"{path} is as its manifest says, and no file of a checkpoint ({line}); bring another "
+            "one back, or name another step"
+        ) from None
+
+
+def _named(key: str) -> tuple[str, str, int]:
+    kind, rest = key.split("/", 1)
+    name, offset = rest.rsplit("@", 1)
+    return kind, name, int(offset)
+
+
+def _mapped(path: Path) -> dict[str, Tensor]:
+    """In its pages: new memory is what costs time."""
+    size = path.stat().st_size
     with open(path, "rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
+        if length > size:
+            raise ValueError("its head is longer than the file")
         rows = json.loads(handle.read(length))
-    size, begin = path.stat().st_size, 8 + length
-    pages = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-    return {
-        key: pages[begin + first : begin + last].view(_TYPES[row["dtype"]])
-        for key, row in rows.items()
-        for first, last in [row["data_offsets"]]
-    }
+    pages = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)[8 + length :]
+    return {key: _stretch(pages, row) for key, row in rows.items()}
+
+
+def _stretch(pages: Tensor, row: Mapping[str, Any]) -> Tensor:
+    first, last = row["data_offsets"]
+    if not 0 <= first <= last <= len(pages):
+        raise ValueError(f"it has no bytes {first} to {last}")
+    return pages[first:last].view(_TYPES[row["dtype"]])
 
 
 def restore(checkpoint: Checkpoint, net: str, engine: Engine, ema: Ema | None) -> None:
     """Fills an engine, and its average, from the slices of a checkpoint."""
-    reader = Reader(checkpoint, net)
+    reader = Reader(checkpoint, net, dist.rank())
     for piece in engine.held():
         piece.master.copy_(reader.read("master", piece.name, piece.offset, piece.length))
         for kind, tensor in piece.state.items():

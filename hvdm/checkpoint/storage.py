@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
 from hvdm.checkpoint import faults
+from hvdm.data.schema import from_json
 from hvdm.disk import atomic_write, sync
 
 MANIFEST = "manifest.json"
@@ -90,7 +91,7 @@ def dumped(manifest: Mapping[str, Any]) -> bytes:
 
 
 def parsed(content: bytes) -> dict[str, Any]:
-    found = json.loads(content)
+    found = from_json(content)
     if not isinstance(found, dict) or "files" not in found:
         raise ValueError("it is no manifest")
     if "sha256" in found and json.loads(dumped(found))["sha256"] != found["sha256"]:

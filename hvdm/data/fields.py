@@ -4,7 +4,6 @@ A recipe's module says what it reads; readers without a recipe read the video.
 """
 
 import io
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from hvdm.data.clips import Frames, Values
 from hvdm.data.decode import CannotDecode, check_count, decode_image, frames_in, read_frames
 from hvdm.data.facts import real, whole
 from hvdm.data.moves import COLOURS, FIXED, Moves
+from hvdm.data.schema import from_json
 from hvdm.errors import UserError
 from hvdm.recipe import Batch
 
@@ -223,8 +223,8 @@ def _array(
 def about_of(parts: Mapping[str, bytes]) -> dict[str, Any]:
     """What the sample's json says; nothing when there is none."""
     try:
-        about = json.loads(parts.get("json", b"{}"))
-    except (ValueError, RecursionError) as error:
+        about = from_json(parts.get("json", b"{}"))
+    except ValueError as error:
         raise CannotDecode(f"its json cannot be read ({error})") from None
     if not isinstance(about, dict):
         raise CannotDecode("its json is not an object")

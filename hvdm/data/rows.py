@@ -74,7 +74,7 @@ class SplitReader:
         self.reader = _shards(folder, reading)
         self.manifest: Manifest = self.reader.manifest
         derived = {place: _shards(place, reading) for place in reading.beside}
-        own = manifest_hash(self.manifest)
+        own = manifest_hash(self.manifest) if derived else None
         self.beside = {
             place: reader
             for place, reader in derived.items()

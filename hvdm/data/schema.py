@@ -83,6 +83,20 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+def from_json(data: bytes) -> Any:
+    """What a stranger's JSON says; a ValueError where it is none, or no text that can be written.
+
+    JSON can spell halves of surrogate pairs, which no file and no page takes.
+    """
+    try:
+        content = json.loads(data)
+        if b"\\ud" in data.lower():
+            canonical(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return content
+
+
 def manifest_hash(manifest: Manifest) -> str:
     return sha256_of(canonical(asdict(manifest)))
 
@@ -104,8 +118,8 @@ def read_manifest(folder: str | Path | Store) -> Manifest:
     except Absent as error:
         raise UserError(f"{error}: data.path= is the folder or address above train/") from None
     try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        content = from_json(data)
+    except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); restore it or make it anew") from None
     return _manifest(content, path)
 
@@ -147,8 +161,15 @@ def _manifest(content: Any, path: str) -> Manifest:
     samples = _field(content, "samples", int, path)
     if samples != sum(shard.samples for shard in shards):
         raise UserError(f"{path}: {samples} samples, but its shards add up to another number")
-    split = _field(content, "split", str, path)
-    return Manifest(VERSION, split, samples, shards, _field(content, "provenance", dict, path))
+    split, provenance = _field(content, "split", str, path), _provenance(content, path)
+    return Manifest(VERSION, split, samples, shards, provenance)
+
+
+def _provenance(content: Any, path: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = _field(content, "provenance", dict, path)
+    if "first_stage" in found:
+        _field(found["first_stage"], "weights", str, path)
+    return found
 
 
 def _shard(entry: Any, path: str) -> Shard:
@@ -207,8 +228,8 @@ def read_index(folder: Path | Store, shard: Shard) -> tuple[Entry, ...]:
             f"index {path} is not the one of the manifest; `hvdm data repair` makes it anew"
         )
     try:
-        entries = tuple(_entry(entry, shard) for entry in json.loads(data)["samples"])
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        entries = tuple(_entry(entry, shard) for entry in from_json(data)["samples"])
+    except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"index {path} cannot be used: {error}") from None
     if len(entries) != shard.samples:
         raise RunError(f"{path}: {len(entries)} samples instead of {shard.samples}; restore it")

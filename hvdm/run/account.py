@@ -105,12 +105,12 @@ def steps_lost(run: Path, resumed: int) -> int:
     return 0
 
 
-def lost_at(events: Iterable[Mapping[str, Any]]) -> float | None:
+def lost_at(newest_first: Iterable[Mapping[str, Any]]) -> float | None:
     """When the worker was lost whose loss this start makes good; None where it is none."""
     found: float | None = None
-    for event in events:
+    for event in newest_first:
         if event.get("event") == "lost":
-            found = found or event["time"]
+            found = event["time"]
         elif event.get("event") in ("recovered", "launched", "finished", "stopped"):
-            found = None
+            break
     return found

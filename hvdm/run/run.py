@@ -29,6 +29,7 @@ from hvdm.events import (
     Sink,
     TensorBoard,
     WeightsAndBiases,
+    newest_first,
     read_lines,
 )
 from hvdm.nets import attention
@@ -75,7 +76,7 @@ def train(
         claimed(run) as held,
         building.build_loader(config, config.data.train) as loader,
     ):
-        identity.check_latents(config, loader)
+        resuming.from_main(lambda: identity.check_latents(config, loader))
         places.know(config.checkpoint.path)
         resuming.from_main(lambda: places.move_checkpoints(run, config.checkpoint.path))
         config = resuming.from_main(lambda: identity.with_data(config, loader))
@@ -125,7 +126,7 @@ def _train(
 ) -> Outcome:
     began = time.monotonic()
     config, total = session.config, session.config.total_steps
-    same = identity.identity(config, loader)
+    same = resuming.from_main(lambda: identity.identity(config, loader))  # it hashes manifests
     found = resuming.resume(session, run, same, say)
     first = found.step if found else 0
     if found:
@@ -293,7 +294,7 @@ def _tell_recovery(session: Session, step: int, ready: float) -> None:
         return
     took = time.monotonic() - ready
     session.report.event("note", step=step, text=f"first batch and first step: {took:.1f} s")
-    lost = account.lost_at(read_lines(Path(session.config.run) / "events.jsonl"))
+    lost = account.lost_at(newest_first(Path(session.config.run) / "events.jsonl"))
     if lost is not None:
         session.report.event("recovered", step=step, seconds=round(time.time() - lost, 3))
 

@@ -14,7 +14,7 @@ from hvdm.config import ClusterConfig, RunConfig
 from hvdm.data.schema import read_manifest
 from hvdm.data.store import join
 from hvdm.errors import RunError, UserError
-from hvdm.events import JsonLines, Sink, read_lines
+from hvdm.events import JsonLines, Sink, newest_first
 from hvdm.progress import Onlooker, repeating, timed
 from hvdm.run import claims, failing, resuming, stopping
 from hvdm.run.ledger import ENDS
@@ -86,8 +86,8 @@ def _on_ray(config: RunConfig, shown: Sink, gone: Gone) -> int:
 
 
 def _finished(run: Path) -> bool:
-    ends = [e["event"] for e in read_lines(run / "events.jsonl") if e.get("event") in ENDS]
-    return bool(ends) and ends[-1] == "finished"
+    events = (row.get("event") for row in newest_first(run / "events.jsonl"))
+    return next((event for event in events if event in ENDS), None) == "finished"
 
 
 def _ask_to_stop(folder: Path, shown: Sink) -> None:

@@ -1,5 +1,6 @@
 """The worker function: one, the same in this process, under Ray, and under torchrun."""
 
+import itertools
 import json
 import os
 import time
@@ -11,7 +12,7 @@ from hvdm import config as configs
 from hvdm.data.store import Outage
 from hvdm.disk import atomic_write
 from hvdm.errors import RunError, UserError
-from hvdm.events import read_lines
+from hvdm.events import newest_first
 from hvdm.run import claims, failing, stopping
 from launcher.workers import spares, stop_file
 
@@ -62,7 +63,8 @@ def _tell_arrival(folder: Path) -> None:
     """Of a command's first group: how long its start took."""
     from hvdm.run import run
 
-    for row in read_lines(folder / "events.jsonl")[-2:]:  # what Ray tells of the group is between
+    last = itertools.islice(newest_first(folder / "events.jsonl"), 2)
+    for row in last:  # what Ray tells of the group is between
         if row.get("text") == STARTING:
             run.note(folder, (), f"workers are there: {time.time() - row['time']:.1f} s")
 

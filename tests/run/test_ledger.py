@@ -1,5 +1,6 @@
 """The ledger of wall time: every second in one column, whatever was lost, delayed or idle."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hvdm import dist
+from hvdm import dist, events
 from hvdm.checkpoint.saver import Saver
 from hvdm.config import CheckpointConfig, RunConfig, Samples
 from hvdm.data.loader import Loader
@@ -167,10 +168,23 @@ def test_a_checkpoint_that_turned_out_damaged_makes_its_steps_lost_ones() -> Non
 
 
 def test_a_loss_is_made_good_once() -> None:
-    assert accounts.lost_at(STORY[:6]) == 165.0
-    assert accounts.lost_at([*STORY[:6], {"event": "lost", "time": 167.0}]) == 165.0
-    assert accounts.lost_at(STORY[:8]) is None
-    assert accounts.lost_at([*STORY[:6], {"event": "launched", "time": 170.0}]) is None
+    def lost_at(*events):
+        return accounts.lost_at(reversed(events))
+
+    assert lost_at(*STORY[:6]) == 165.0
+    assert lost_at(*STORY[:6], {"event": "lost", "time": 167.0}) == 165.0
+    assert lost_at(*STORY[:8]) is None
+    assert lost_at(*STORY[:6], {"event": "launched", "time": 170.0}) is None
+
+
+def test_lines_from_the_end_are_the_same_lines(tmp_path, monkeypatch):
+    path = tmp_path / "events.jsonl"
+    lines = [json.dumps({"n": n, "text": "x" * (n % 7)}) for n in range(40)]
+    path.write_text("\n".join([*lines[:20], "cut{", "", *lines[20:]]) + '\n{"half": ')
+    for piece in (1, 7, 64, 2**16):
+        monkeypatch.setattr(events, "_PIECE", piece)
+        assert list(events.newest_first(path)) == events.read_lines(path)[::-1]
+    assert list(events.newest_first(tmp_path / "nothing")) == []
 
 
 # Whole runs
