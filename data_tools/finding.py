@@ -125,7 +125,7 @@ def _listed(path: Path, number: int, entry: Mapping[str, Any], images: bool) -> 
     if label not in (None, "") and not LABEL.fullmatch(str(label)):
         raise UserError(f"{path}, entry {number}: label {_shown(label)} is no whole number")
     split = entry.get("split") or None
-    if split is not None and not (KEY.fullmatch(str(split)) and split not in OWN_FOLDERS):
+    if split is not None and not _is_split(str(split)):
         raise UserError(
             f"{path}, entry {number}: split {_shown(split)} is no name for a folder of the data "
             "set; use letters, digits, '_', '-', and neither " + " nor ".join(OWN_FOLDERS)
@@ -143,6 +143,10 @@ def _listed(path: Path, number: int, entry: Mapping[str, Any], images: bool) -> 
 def _is_path(value: Any) -> bool:
     """What a file can be called: text that the file system takes."""
     return _is_text(value) and 0 < len(value) < LONGEST and "\0" not in value
+
+
+def _is_split(name: str) -> bool:
+    return bool(KEY.fullmatch(name)) and len(name) < 100 and name not in OWN_FOLDERS
 
 
 def _is_text(value: Any) -> bool:

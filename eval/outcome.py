@@ -1,13 +1,15 @@
 """From the features of a plan to its result: numbers, warnings, files beside the run."""
 
+import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from eval import history, results
+from eval.blocks.feature_store import FeatureStore
 from eval.catalogue import kind_of
 from eval.clips.subject import RECONSTRUCTIONS, SAMPLES
 from eval.networks import detectors
@@ -101,15 +103,17 @@ def _duplicates(stores: Stores) -> list[str]:
     store = stores.get("generated")
     if store is None or detectors.FEATURES not in store.layers():
         return []
-    each = [store.read(number) for number in range(store.blocks)]
-    rows = [row.tobytes() for block in each for row in _per_clip(block)]
-    again = len(rows) - len(set(rows))
+    digests = [hashed for number in range(store.blocks) for hashed in _digests(store, number)]
+    again = len(digests) - len(set(digests))
     return [f"{again} generated clips equal others to the bit"] if again else []
 
 
-def _per_clip(block: Mapping[str, Any]) -> Any:
-    clips = len(block["keys"])
-    return block[detectors.FEATURES].reshape(clips, -1) if clips else []
+def _digests(store: FeatureStore, number: int) -> Iterator[bytes]:
+    """Of each clip's features: one block at a time is in memory."""
+    block = store.read(number)
+    if clips := len(block["keys"]):
+        for row in block[detectors.FEATURES].reshape(clips, -1):
+            yield hashlib.blake2b(row.tobytes(), digest_size=16).digest()
 
 
 def _show(plan: Plan, stores: Stores) -> None:

@@ -1,6 +1,7 @@
 """Blocks of features on disk: written whole, read one at a time, found again by their key."""
 
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,6 +96,27 @@ class FeatureStore:
         """Features of some blocks, in float64."""
         parts = [self._member(number, layer) for number in numbers]
         return np.concatenate([part for part in parts if part is not None]).astype(np.float64)
+
+    def mapped(self, layer: str, groups: Groups) -> list[Floats]:
+        """Features of each group as pages of one file without a name: no memory has to hold them"""
+        shapes = [self._shape(number, layer) for group in groups for number in group]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            size = (sum(rows for rows, _ in shapes), shapes[0][1])
+            whole = np.memmap(file, np.float64, "w+", shape=size)
+        at, edges = 0, [0]
+        for group in groups:
+            for number in group:
+                part = self._member(number, layer)
+                if part is not None:
+                    whole[at : at + len(part)] = part
+                    at += len(part)
+            edges.append(at)
+        return [whole[a:b] for a, b in zip(edges, edges[1:])]
+
+    def _shape(self, number: int, layer: str) -> tuple[int, int]:
+        part = self._member(number, layer)
+        return (0, 0) if part is None else (len(part), part.shape[1])
 
     def moments(self, layer: str, groups: Groups) -> Mapping[int, Moments]:
         """Of each group, folded block by block: no more than a block is in memory besides."""

@@ -1,10 +1,11 @@
 """Measures of two sets of features besides the Frechet distance: KID, KVD, IS, precision."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch_fidelity.metric_isc import (
     KEY_METRIC_ISC_MEAN,
     KEY_METRIC_ISC_STD,
@@ -15,11 +16,6 @@ from torch_fidelity.metric_kid import (
     KEY_METRIC_KID_STD,
     kid_features_to_metric,
 )
-from torch_fidelity.metric_prc import (
-    KEY_METRIC_PRECISION,
-    KEY_METRIC_RECALL,
-    prc_features_to_metric,
-)
 
 from eval.numbers.jackknife import jackknife
 from eval.numbers.statistics import Floats
@@ -28,7 +24,7 @@ Groups = Sequence[Floats]
 """Features `N D`, cut into the blocks that the jackknife leaves out."""
 SUBSETS, SUBSET_SIZE, SEED = 100, 1000, 2020
 SPLITS, NEIGHBOURS = 10, 3
-PAIRS_AT_ONCE = 4096
+PAIRS_AT_ONCE = 1 << 20
 
 
 class Scored(NamedTuple):
@@ -63,8 +59,13 @@ def _sums(a: Groups, b: Groups) -> Floats:
 
 
 def _kernel_sum(x: Floats, y: Floats) -> float:
-    parts = range(0, len(x), PAIRS_AT_ONCE)
-    return float(sum(_kernel(x[at : at + PAIRS_AT_ONCE] @ y.T, x.shape[1]).sum() for at in parts))
+    step = _rows_at_once(len(y))
+    parts = range(0, len(x), step)
+    return float(sum(_kernel(x[at : at + step] @ y.T, x.shape[1]).sum() for at in parts))
+
+
+def _rows_at_once(others: int) -> int:
+    return max(1, PAIRS_AT_ONCE // max(1, others))
 
 
 def _diagonal(x: Floats) -> float:
@@ -89,6 +90,15 @@ def _scored(of: Callable[[list[int]], float], real: Groups, other: Groups) -> Sc
 
 def _left(side: Groups) -> int:
     return sum(map(len, side)) - max(map(len, side))
+
+
+def joined(groups: Groups) -> Floats:
+    """One array of all groups, which is none anew where they are neighbours in one already."""
+    whole, places = groups[0].base, [group.ctypes.data for group in groups]
+    one = all(group.base is whole for group in groups) and places == sorted(places)
+    if one and isinstance(whole, np.ndarray) and len(whole) == sum(map(len, groups)):
+        return np.asarray(whole)
+    return np.concatenate(groups)
 
 
 class Subsets(NamedTuple):
@@ -130,10 +140,23 @@ def precision_recall(real: Groups, other: Groups, k: int = NEIGHBOURS) -> dict[s
 
 
 def _precision_recall(real: Groups, other: Groups, kept: list[int], k: int) -> dict[str, float]:
-    sides = [torch.from_numpy(np.concatenate([side[j] for j in kept])) for side in (other, real)]
-    k = min(k, len(sides[0]) - 1, len(sides[1]) - 1)
-    # its convention: the generated set comes first, and swapped sides swap the two numbers
-    shares = prc_features_to_metric(
-        *sides, prc_neighborhood=k, prc_batch_size=10000, save_cpu_ram=True, verbose=False
+    every = len(kept) == len(real)
+    made, true = (
+        torch.from_numpy(joined(side) if every else np.concatenate([side[j] for j in kept]))
+        for side in (other, real)
     )
-    return {"precision": shares[KEY_METRIC_PRECISION], "recall": shares[KEY_METRIC_RECALL]}
+    k = min(k, len(made) - 1, len(true) - 1)
+    return {"precision": _covered(made, true, k), "recall": _covered(true, made, k)}
+
+
+def _covered(rows: Tensor, by: Tensor, k: int) -> float:
+    """The share of rows within the ball of any other one, which reaches to its k-th neighbour."""
+    radii = torch.cat([near.kthvalue(k + 1).values for near in _distances(by, by)])
+    inside = torch.cat([(near <= radii).any(dim=1) for near in _distances(rows, by)])
+    return float(inside.float().mean())
+
+
+def _distances(rows: Tensor, others: Tensor) -> Iterator[Tensor]:
+    """Of some rows at a time to all others."""
+    for part in rows.split(_rows_at_once(len(others))):
+        yield torch.cdist(part, others)

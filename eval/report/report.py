@@ -40,7 +40,8 @@ def write_report(run: Path) -> Path:
     ]
     path = run / "report.html"
     made = time.strftime("%Y-%m-%d %H:%M:%S")
-    atomic_write(path, redacted(page.document(escape(run.resolve().name), made, sections)).encode())
+    document = redacted(page.document(escape(run.resolve().name), made, sections))
+    atomic_write(path, document.encode("utf-8", "replace"))
     return path
 
 

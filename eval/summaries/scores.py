@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from eval.networks.detectors import FEATURES, LOGITS
 from eval.numbers import similarity
 from eval.numbers.jackknife import interval, jackknife
@@ -15,7 +13,7 @@ from eval.summaries.frechet import Side, block_rows_of, sides
 
 
 def grouped(side: Side) -> list[Floats]:
-    return [side.rows([k]) for k in side.numbers]
+    return side.store.mapped(side.layer, side.groups)
 
 
 def kvd(protocol: Protocol, stores: Stores, options: MeasureOptions) -> Summary:
@@ -31,7 +29,7 @@ def kid(protocol: Protocol, stores: Stores, options: MeasureOptions) -> Summary:
 
 def kid_of(real: list[Floats], generated: list[Floats]) -> Summary:
     """torch-fidelity's number over subsets, and the same quantity over all pairs with its error."""
-    subsets = similarity.kid(np.concatenate(real), np.concatenate(generated))
+    subsets = similarity.kid(similarity.joined(real), similarity.joined(generated))
     scores = {"mmd2": similarity.mmd2(real, generated)}
     found = of_scores(scores, real, {"subsets": subsets._asdict()})
     kid = Measured(value=subsets.value, standard_error=None)

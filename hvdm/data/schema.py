@@ -19,7 +19,7 @@ from hvdm.errors import RunError, UserError
 VERSION = 1
 MANIFEST = "manifest.json"
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-KEY = re.compile(r"[A-Za-z0-9_-]+")
+KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")  # a file may be named by it
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -1,8 +1,9 @@
 """Seeded mutations of everything that a stranger can hand over, and what hvdm makes of them.
 
-`python -m tests.fuzz.runner FOLDER FIRST LAST [commands]` prints a line of JSON for each seed: how
-it ended, or what was wrong. Wrong is a traceback, more than one line of error, a minute without an
-end, a write outside of the case's folder, a connection, or a number that is not the true one.
+`python -m tests.fuzz.runner FOLDER FIRST LAST [COMMANDS]` prints a line of JSON for each seed, and
+for so many more through the command line: how it ended, or what was wrong. Wrong is a traceback,
+more than one line of error, a minute without an end, a write outside of the case's folder, a
+connection, or a number that is not the true one.
 """
 
 import contextlib
@@ -37,6 +38,8 @@ from tests.fuzz.base import base
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 60
+COMMANDS = 10**6
+"""The first seed of those that go through the command line."""
 SPEC = ClipSpec(frames=8, height=16, width=16)
 Numbers = Callable[[], None]
 """Looks at what came of a case that went well; an AssertionError is a wrong number."""
@@ -410,7 +413,7 @@ def peak_mb() -> dict[str, int]:
     return {name: resource.getrusage(who).ru_maxrss >> 10 for name, who in of.items()}
 
 
-def run(folder: Path, first: int, last: int, commands: bool) -> None:
+def run(folder: Path, first: int, last: int, commands: int) -> None:
     torch.set_num_threads(1)
     os.environ |= {"HVDM_TRUST": "1", "HVDM_CACHE": str(folder / "case" / "cache")}
     os.environ |= {"TMPDIR": str(folder / "case"), "HOME": str(folder / "case")}
@@ -422,10 +425,12 @@ def run(folder: Path, first: int, last: int, commands: bool) -> None:
     sys.addaudithook(_hook)
     signal.signal(signal.SIGALRM, _hang)
     for seed in range(first, last):
-        print(json.dumps(tried(folder, truth, seed, commands)), flush=True)
+        print(json.dumps(tried(folder, truth, seed, commands=False)), flush=True)
+    for seed in range(COMMANDS + first, COMMANDS + first + commands):
+        print(json.dumps(tried(folder, truth, seed, commands=True)), flush=True)
     print(json.dumps({"peak_mb": peak_mb()}), flush=True)
 
 
 if __name__ == "__main__":
     folder_, first_, last_, *more = sys.argv[1:]
-    run(Path(folder_), int(first_), int(last_), bool(more))
+    run(Path(folder_), int(first_), int(last_), int(more[0]) if more else 0)

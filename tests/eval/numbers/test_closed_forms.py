@@ -12,8 +12,9 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
+from eval.numbers import similarity
 from eval.numbers.jackknife import estimate, extrapolate, interval, student_975
-from eval.numbers.similarity import inception_score, kid, mmd2, precision_recall
+from eval.numbers.similarity import inception_score, joined, kid, mmd2, precision_recall
 from eval.numbers.statistics import (
     Moments,
     factor_distance,
@@ -243,3 +244,27 @@ def test_precision_and_recall_of_known_sets():
     assert narrow["precision"].value > 0.9 > 0.5 > narrow["recall"].value
     swapped = precision_recall(cut(0.1 * normal("narrow", count=80)), cut(x))
     assert swapped["precision"].value == narrow["recall"].value
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_precision_and_recall_are_torch_fidelitys(k, monkeypatch):
+    """Which holds blocks of 10,000 by 10,000 distances; here some rows at a time are enough."""
+    real, made = (np.random.default_rng(seed).normal(size=(90 + seed, 6)) for seed in (0, 1))
+    theirs = prc_features_to_metric(
+        torch.from_numpy(made), torch.from_numpy(real), prc_neighborhood=k, prc_batch_size=10000,
+        save_cpu_ram=True, verbose=False,
+    )  # fmt: skip
+    for pairs in (1, 1000, 1 << 20):
+        monkeypatch.setattr(similarity, "PAIRS_AT_ONCE", pairs)
+        ours = precision_recall(np.array_split(real, 5), np.array_split(made, 5), k)
+        for name in ("precision", "recall"):
+            assert ours[name].value == pytest.approx(theirs[name], abs=1e-6)
+
+
+def test_neighbours_in_one_array_are_joined_without_a_copy():
+    whole = np.arange(12.0).reshape(6, 2).copy()
+    assert np.shares_memory(joined(np.array_split(whole, 3)), whole)
+    parts = [whole[:2].copy(), whole[2:]]
+    assert (joined(parts) == whole).all()
+    assert (joined([whole[3:], whole[:3]]) == whole[[3, 4, 5, 0, 1, 2]]).all()
+    assert (joined([whole[:2], whole[4:]]) == whole[[0, 1, 4, 5]]).all()
