@@ -23,6 +23,9 @@ Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """Applies a function to items, like `map`: here, in processes, or on a cluster."""
 SAID_EVERY_S = 5.0
 
+MANY_PAIRS = 10**9
+"""From here on they take minutes."""
+
 
 def evaluate(request: Request, run: Run = map, say: Say = print) -> dict[str, Any]:
     """One protocol's result, written beside the run."""
@@ -89,12 +92,19 @@ def _measure(asked: list[Plan], run: Run, say: Say) -> dict[BlockJob, FeatureSto
     return stores
 
 
+def _pairs(each: int, clips: list[int]) -> str:
+    """What grows with the square is said before it is begun."""
+    count = each * max(clips, default=0) ** 2
+    return f"; {count:.0e} pairs of features, fewer with clips=N" if count >= MANY_PAIRS else ""
+
+
 def _say_plan(asked: list[Plan], works: Mapping[str, BlockJob], tasks: int, say: Say) -> None:
     for plan in asked:
         sets = ", ".join(f"{work.clips} {name}" for name, work in plan.works.items())
         who = plan.subject.name if plan.subject.step is None else (
             f"step {plan.subject.step} of {plan.subject.run}")  # fmt: skip
-        say(f"{plan.protocol.full_name}: {who}; clips: {sets}")
+        pairs = _pairs(kind_of(plan.protocol).pairs, [w.clips for w in plan.works.values()])
+        say(f"{plan.protocol.full_name}: {who}; clips: {sets}{pairs}")
     blocks = sum(work.blocks() for work in works.values())
     if asked:
         say(f"{tasks} of {blocks} blocks to measure")

@@ -71,6 +71,8 @@ class Kind:
     """Of a kind that asks which class is shown, and whether what was learned is repeated: clips
     come with their labels, and those of the training split are looked at too: as they are,
     as `known`, and `blurred`, whose distance is a scale for that of the others."""
+    pairs: int = 0
+    """How often each pair of clips is looked at for the number, the error's blocks left out."""
     rows: Callable[..., BlockJob] | None = None
     """Of a kind that measures what no detector sees: the job that does."""
     reconstructs: bool = False

@@ -212,3 +212,10 @@ def test_tasks_are_small_and_plain(make_run):
 
     measured(make_run(), watch, clips=4)
     assert max(seen) < 2000
+
+
+def test_pairs_are_said_before_they_are_begun():
+    from eval import evaluate as evaluating
+
+    assert evaluating._pairs(3, [2000, 50_000]) == "; 8e+09 pairs of features, fewer with clips=N"
+    assert evaluating._pairs(3, [2000, 2000]) == evaluating._pairs(0, [10**6]) == ""

@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from hvdm.checkpoint import storage
-from hvdm.data.schema import Manifest, index_bytes, read_manifest, sha256_of, write_manifest
+from hvdm.data.schema import Manifest, index_bytes, read_manifest, write_manifest
+from hvdm.disk import sha256_of
 
 Random = random.Random
 HOSTILE: tuple[Any, ...] = (
