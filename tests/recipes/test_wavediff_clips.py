@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from hvdm.config import DataConfig
+from hvdm.data.fields import read_media
 from hvdm.errors import UserError
 from hvdm.ops.wavelet import haar3d
 from hvdm.recipe import Batch, Clip, Context, Given, Noise
@@ -19,6 +21,9 @@ from hvdm.recipes.wavediff.discriminator import CriticShape, Discriminator
 from hvdm.recipes.wavediff.generator import Generator, GeneratorShape
 from hvdm.recipes.wavediff.layers import FrequencyUp, Grid, joined, split
 from hvdm.sampling import ask
+from launcher.arguments import call
+from launcher.verbs import samples
+from tests.recipes.test_load import run_of
 
 CLIP = Clip(8, 16, 16)
 SMALL = Config(
@@ -193,3 +198,19 @@ def test_a_number_of_frames_below_one_is_refused() -> None:
     recipe = built()
     with pytest.raises(UserError, match="frames=0 is below 1"):
         recipe.sample(recipe.trained, ask(recipe, "long", options={"frames": "0"}), Noise(0, (0,)))
+
+
+def test_a_run_goes_on_from_clip_to_clip(tmp_path: Path) -> None:
+    """By the command line, from a checkpoint."""
+    sizes = ["model.width=8", "model.critic_width=4", "model.multipliers=[1,2]"]
+    size = ["data.frames=4", "data.height=16", "data.width=16", "model.before=4"]
+    run_of("tiny/wavediff_video", tmp_path / "run", *sizes, *size)
+    out, run = tmp_path / "out", f"run={tmp_path}/run"
+    typed = [run, "what=long", "frames=10", "label=3", "count=2", f"out={out}", "cluster=inline"]
+    assert call(samples.sample, typed) == 0
+    films = sorted(out.glob("*.mp4"))
+    assert len(films) == 2
+    assert len(read_media({"mp4": films[0].read_bytes()})) == 10
+    run_of("tiny/wavediff_video", tmp_path / "alone", *sizes, *size[:-1])
+    with pytest.raises(UserError, match="what=long: this model cannot sample that"):
+        call(samples.sample, [f"run={tmp_path}/alone", *typed[1:]])

@@ -1,5 +1,6 @@
 """WaveDiff's and DDGAN's configs beside what is published of them."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hvdm.ops import fir
 from hvdm.recipe import Batch, Context
-from hvdm.recipes.wavediff import discriminator, layers
+from hvdm.recipes.wavediff import discriminator, layers, released
+from hvdm.recipes.wavediff.generator import Generator, GeneratorShape
 from launcher import compose
 from launcher.sizing.models import on_meta, parameters
+from tests.recipes.test_wavediff_networks import listed
 
 
 @dataclass(frozen=True)
@@ -114,3 +117,31 @@ def test_the_critic_sees_the_cleaner_half_of_a_pair_first() -> None:
         recipe.critic_loss(batch, Context(0, (0, 1, 2, 3), "phase0", "meta"))
     assert [tuple(given[0].shape) for given in seen] == [(4, 12, 128, 128)] * 2
     assert seen[0][1] is seen[1][1] and seen[0][0] is not seen[1][0]
+
+
+@pytest.mark.parametrize("size", released.SIZES)
+def test_an_imported_size_has_the_published_names(size: str) -> None:
+    name, own = released.config("wavediff", "generator", size)
+    recipe = on_meta(compose.run_config(name, own))
+    table = "celeba_256" if size == "lsun" else size  # the same network in more steps
+    assert list(recipe.trained) == ["generator"]
+    assert released.shapes(recipe.trained["generator"]) == listed(table)
+    assert released.problem("wavediff", recipe.trained["generator"]) is None
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({}, "is of model.variant=figure, .*train it with model.variant=released"),
+        ({"released": True, "labels": 3}, "is told classes, which the released code has no names"),
+        ({"frames": 4}, "makes clips"),
+    ],
+)
+def test_what_has_no_public_names_says_why(changes: dict[str, Any], said: str) -> None:
+    with torch.device("meta"):
+        net = Generator(GeneratorShape(12, 16, 8, (1, 2), **changes))
+    assert re.search(said, released.problem("wavediff", net) or "")
+    with torch.device("meta"):
+        plain = Generator(GeneratorShape(12, 16, 8, (1, 2), bottleneck=False))
+    assert released.problem("wavediff", plain) is None
+    assert released.problem("wavediff", torch.nn.Linear(1, 1)) == "is of another family"
