@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
-.PHONY: help setup demo test test-cluster lint clean bench-data bench-eval bench-checkpoints bench-overhead bench-wavediff bench-recovery soak
+.PHONY: help setup demo test test-cluster lint clean bench-data bench-eval bench-checkpoints bench-overhead bench-wavediff bench-recovery bench-splat soak
 help:
 	@echo "make demo   clips, shards, autoencoder, diffusion, samples, evaluation, report"
 	@echo "make test   the tests"
@@ -68,7 +68,7 @@ bench-checkpoints: $(READY)
 # 10 of a deriving one, and 20 of workers and hosts.
 soak: $(READY)
 	@HVDM_SOAK=1 HVDM_KILLS=200 $(VENV)/bin/python -m pytest tests/checkpoint/test_checkpoint_matrix.py \
-		tests/data_tools/test_motion_volumes.py \
+		tests/data_tools/test_motion_volumes.py tests/recipes/test_image_dynamics_ranks.py \
 		tests/checkpoint/test_checkpoint_kills.py tests/recipes/test_released.py \
 		tests/whole/test_world_sizes.py tests/whole/test_outage.py tests/house/test_wheel.py \
 		tests/fuzz
@@ -84,6 +84,9 @@ bench-overhead: $(READY)
 
 bench-wavediff: $(READY)
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.wavediff --write
+
+bench-splat: $(READY)
+	@$(VENV)/bin/python -m benchmarks.splat --write
 
 bench-recovery: $(READY)
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.recovery --write

@@ -168,6 +168,21 @@ Picture = NewType("Picture", Tensor)
 
 
 @dataclass(frozen=True)
+class AnotherRun:
+    """An option that is typed as RUN[@STEP]; when it comes to sampling, its recipe is there.
+
+    Recipes hold their networks, so what asks for samples carries the name alone.
+    """
+
+    reference: str
+    recipe: "Recipe | None" = None
+
+    @classmethod
+    def read(cls, key: str, value: object) -> "AnotherRun":
+        return value if isinstance(value, AnotherRun) else cls(str(value))
+
+
+@dataclass(frozen=True)
 class NoOptions:
     """Of a kind of sample that is always the same."""
 

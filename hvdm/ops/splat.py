@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 class Splatted(NamedTuple):
@@ -76,3 +77,15 @@ def front(motion: Tensor, sharpness: float = 20.0) -> Tensor:
     far = torch.linalg.vector_norm(motion, dim=2).mean(1, keepdim=True)
     most = far.amax((2, 3), keepdim=True)
     return sharpness * far / (most + 1e-6)
+
+
+def filled(found: Splatted) -> Tensor:
+    """`B C H W` without holes: each takes the mean of what is nearest around it."""
+    values, weight = found.values, (found.weight > 0).to(found.values)
+    if not bool((weight == 0).any()) or min(values.shape[-2:]) < 2:
+        return values
+    share = functional.avg_pool2d(weight, 2, ceil_mode=True, count_include_pad=False)
+    sums = functional.avg_pool2d(values * weight, 2, ceil_mode=True, count_include_pad=False)
+    coarse = filled(Splatted(sums / share.clamp_min(1e-6), share))
+    around = functional.interpolate(coarse, size=values.shape[-2:], mode="bilinear")
+    return torch.where(weight > 0, values, around)

@@ -316,3 +316,26 @@ def encode(asked: EncodeOptions) -> int:
             asked.path, asked.out, asked.first_stage, asked.stride, run, quiet=asked.json
         )
     return _tell(asked.json, made, _made(made))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TouchVideoOptions:
+    video: str = option(
+        about="a video of a still camera", shown="VIDEO", example="tree.mp4", word=True
+    )
+    out: str = option(about="the page", shown="PAGE.html", example="tree.html")
+    frames: int = option(150, "of its beginning", least=16)
+    bins: int = option(16, "how many frequencies", least=2)
+    side: int = option(288, "pixels of the shorter side at most", least=16)
+    filter: bool = option(True, "refuse a moving camera, and what does not move")
+    json: bool = option(False, AS_DATA)
+    examples: ClassVar = ("data touch tree.mp4 out=tree.html",)
+
+
+def touch(asked: TouchVideoOptions) -> int:
+    from data_tools import swinging
+
+    out, video = Path(asked.out).expanduser(), Path(asked.video).expanduser()
+    sizes = (asked.frames, asked.bins, asked.side)
+    made = swinging.page_of_video(video, out, *sizes, asked.filter)
+    return _tell(asked.json, made, f"wrote {out}, of {made['frames']} frames; open it in a browser")

@@ -70,6 +70,7 @@ _ALL = (
      f"{_DATA}:reshard"),
     ("data merge", "several data sets as one; equal keys are refused", f"{_DATA}:merge"),
     ("data diff", "which samples two data sets share, and which they do not", f"{_DATA}:diff"),
+    ("data touch", "a video of a still camera as a page to touch", f"{_DATA}:touch"),
     ("data derive",
      "samples become others, such as flow or depth, in shards of the same keys; killed, it goes on",
      f"{_DATA}:derive"),

@@ -1,0 +1,59 @@
+"""What the family's stages read: spectral volumes, and the picture that they belong to."""
+
+import io
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from hvdm.data.clips import Values
+from hvdm.data.decode import CannotDecode
+from hvdm.data.fields import Field, RawSample
+from hvdm.data.moves import SPECTRUM
+from hvdm.errors import UserError
+from hvdm.recipe import Batch
+
+SUFFIX = "spectrum.npy"
+MADE_BY = "`hvdm data derive motion DIR out=OUT` makes it, data.path=OUT reads it"
+
+
+def volume(bins: int, height: int, width: int) -> Field:
+    """The first bins, real and imaginary parts: `K 2 2 H W`."""
+    shape = (bins, 2, 2, height, width)
+    decode = partial(_first_bins, bins)
+    return Field("spectrum", (SUFFIX,), "float32", shape, decode, SPECTRUM, made_by=MADE_BY)
+
+
+def _first_bins(bins: int, raw: RawSample, frames: Sequence[int] | None) -> Values:
+    try:
+        stored = np.load(io.BytesIO(raw.parts[SUFFIX]), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise CannotDecode(f"its spectrum cannot be read ({error})") from error
+    if len(stored) < bins:
+        raise UserError(
+            f"model.bins={bins}, and {raw.name} has {len(stored)} frequencies; set model.bins to "
+            "at most that, or derive the motion with more bins"
+        )
+    return np.asarray(stored[:bins], np.float32)
+
+
+def channels_of(batch: Batch) -> Tensor:
+    """`B K 4 H W`: Re x, Re y, Im x, Im y."""
+    return batch["spectrum"].flatten(2, 3)
+
+
+def scales_of(bins: int, found: Mapping[str, Any]) -> tuple[float, ...]:
+    """As they were measured; ones where a recipe is built without a data set."""
+    return tuple(found.get("scales", (1.0,) * bins))
+
+
+def measured_scales(bins: int, measured: Mapping[str, Any]) -> dict[str, Any]:
+    scales = measured.get("scales", ())
+    if len(scales) < bins:
+        raise UserError(
+            f"the data set's manifest has scales of {len(scales)} frequencies, and "
+            f"model.bins={bins}: {MADE_BY}"
+        )
+    return {"scales": list(scales[:bins])}
