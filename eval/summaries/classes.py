@@ -116,8 +116,10 @@ def within_class(real: Read) -> Callable[[Read], float]:
 
     def of(clips: Read) -> float:
         rows = [clips.features[clips.labels == label] for label in clips.labels.unique()]
-        apart = torch.cat([torch.pdist(row) for row in rows if len(row) > 1])
-        return float(apart.mean())
+        apart = [torch.pdist(row) for row in rows if len(row) > 1]
+        if not apart:
+            raise UserError(f"clips: no class comes twice among {len(clips.labels)}; ask for more")
+        return float(torch.cat(apart).mean())
 
     usual = of(real)
     return lambda made: of(made) / usual

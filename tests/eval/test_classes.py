@@ -87,3 +87,9 @@ def test_ink_lies_where_it_was_put() -> None:
     frames = torch.full((2, 21, 41, 3), 40, dtype=torch.uint8)
     frames[0, 5, 10] = frames[1, 20, 40] = 250
     assert torch.allclose(ink(frames), torch.tensor([[0.25, 0.25], [1.0, 1.0]]))
+
+
+def test_too_few_clips_to_compare_within_a_class() -> None:
+    alone = seen([0.0, 1.0], [[1, 1], [2, 2]], [1, 2])
+    with pytest.raises(UserError, match="no class comes twice among 2; ask for more"):
+        classes.within_class(alone)

@@ -75,7 +75,7 @@ def watched(filtered: Callable[[Tensor, Any], Tensor], sizes: list[int]) -> Any:
     return noted
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if not name.endswith("lsun")])
 def test_configs_have_the_published_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     filters: list[int] = []
     monkeypatch.setattr(layers, "halved", watched(fir.halved, filters))
