@@ -17,6 +17,7 @@ from eval.numbers.jackknife import interval, jackknife
 from eval.protocol.kinds import Measured, MeasureOptions, Stores, Summary
 from eval.protocol.protocol import Protocol
 from eval.summaries import frechet
+from hvdm.errors import UserError
 
 
 @dataclass(frozen=True)
