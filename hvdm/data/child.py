@@ -6,6 +6,7 @@ thread helps. The child is started once and serves calls until one of them fails
 
 import atexit
 import ctypes
+import multiprocessing
 import os
 import pickle
 import resource
@@ -111,6 +112,9 @@ def call(function: Callable[..., T], *arguments: Any, limit_s: float | None = No
 def end_with_parent() -> None:
     """This process is killed with its parent, even from within a decoder that loops."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        os._exit(1)  # it was killed before this was asked for
 
 
 def _serve(pipe: Connection) -> None:

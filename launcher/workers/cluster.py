@@ -6,6 +6,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -201,4 +202,10 @@ def over_processes(workers: int) -> Executor:
     if workers == 1:
         return in_process
     pool = ProcessPoolExecutor(workers, get_context("spawn"), child.end_with_parent)
-    return lambda function, items: list(pool.map(function, items))
+
+    def run_all(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        return list(pool.map(function, items))
+
+    # Left to the process's end, a child of multiprocessing may wait for a pool nobody tells to end.
+    weakref.finalize(run_all, pool.shutdown)
+    return run_all
