@@ -1,5 +1,6 @@
 """A verb of the command line: its function is imported only when it is asked for."""
 
+import json
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,6 +52,12 @@ class Verb:
         lines += [_wrapped(typed.ljust(width), about) for typed, about in self.rows]
         lines += ["", "examples:", *(f"  hvdm {example}" for example in self.examples)]
         return "\n".join(lines)
+
+
+def tell(as_json: bool, answer: Any, text: Any, fine: bool = True) -> int:
+    """Prints what a verb found, as data or in words, and gives its exit code."""
+    print(json.dumps(answer, indent=1, default=str) if as_json else text)
+    return 0 if fine else 1
 
 
 def _wrapped(typed: str, about: str) -> str:

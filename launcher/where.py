@@ -10,8 +10,6 @@ from hvdm.errors import UserError
 from hvdm.options import gathered, option
 from launcher.arguments import overrides
 
-RUNS_ON = "inline|local|existing"
-
 
 @dataclass(frozen=True, kw_only=True)
 class OnCluster:

@@ -16,6 +16,7 @@ from hvdm.options import gathered, option
 from launcher import compose, paths
 from launcher.arguments import overrides
 from launcher.run_options import KEYS, NAME, OpensRuns
+from launcher.verb import tell
 from launcher.workers.cluster import ray_module
 
 T = TypeVar("T")
@@ -122,15 +123,13 @@ def list_(asked: JobsOptions) -> int:
     client = _client(asked.address)
     jobs = [_row(job) for job in _asked(client.list_jobs) if job.submission_id]
     jobs.sort(key=lambda row: row["began"] or 0)
-    if asked.json:
-        print(json.dumps(jobs, indent=1))
-        return 0
-    for row in jobs:
-        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["began"] or 0))
-        print(f"{row['job']:<32} {row['status']:<10} {began}  {row['run'] or row['entrypoint']}")
-    if not jobs:
-        print(f"{client.get_address()} has had no jobs; hvdm submit config=NAME starts one")
-    return 0
+    none = f"{client.get_address()} has had no jobs; hvdm submit config=NAME starts one"
+    return tell(asked.json, jobs, "\n".join(map(_listed, jobs)) or none)
+
+
+def _listed(row: Mapping[str, Any]) -> str:
+    began = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["began"] or 0))
+    return f"{row['job']:<32} {row['status']:<10} {began}  {row['run'] or row['entrypoint']}"
 
 
 def _row(job: Any) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """`hvdm cluster status`: the nodes of a running cluster; with nodes=N, once there are as many."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from hvdm.config import ClusterConfig
 from hvdm.errors import RunError
 from hvdm.options import option
 from launcher.doctor.checks import GIB
+from launcher.verb import tell
 from launcher.workers import cluster, reaching
 
 Row = dict[str, Any]
@@ -33,10 +33,7 @@ def status(asked: StatusOptions) -> int:
         time.sleep(0.5)
     with cluster.connected(ClusterConfig("existing", address=address)):
         rows = _waited_for(wanted, until)
-    if asked.json:
-        print(json.dumps(rows, indent=1))
-    else:
-        print("\n".join(_line(row) for row in rows))
+    tell(asked.json, rows, "\n".join(map(_line, rows)))
     if len(rows) < wanted:
         raise RunError(f"{len(rows)} of {wanted} nodes are there; see `ray status` on the head")
     return 0

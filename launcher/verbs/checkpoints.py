@@ -1,8 +1,8 @@
 """`hvdm checkpoint …`: what is there, whether it is whole, how far two are apart."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +11,7 @@ from hvdm.errors import UserError
 from hvdm.options import gathered, option
 from launcher.arguments import overrides
 from launcher.run_options import RUN, OpensRuns
+from launcher.verb import tell
 from launcher.verbs.runs import run_folder
 
 if TYPE_CHECKING:
@@ -30,13 +31,8 @@ def list_(asked: ListOptions) -> int:
 
     run = run_folder(asked.run)
     rows = [_row(found, hashed=asked.json) for found in checkpoint.listed(run)]
-    if asked.json:
-        print(json.dumps(rows, indent=1))
-    elif not rows:
-        print(f"{run} has no checkpoint yet")
-    for row in () if asked.json else rows:
-        print(f"step {row['step']:>8}  {row['bytes'] / 2**20:8.1f} MiB  {row['path']}")
-    return 0
+    lines = [f"step {r['step']:>8}  {r['bytes'] / 2**20:8.1f} MiB  {r['path']}" for r in rows]
+    return tell(asked.json, rows, "\n".join(lines) or f"{run} has no checkpoint yet")
 
 
 def _row(found: "Checkpoint", hashed: bool) -> dict[str, Any]:
@@ -63,11 +59,8 @@ def verify(asked: WholeOptions) -> int:
     from hvdm.checkpoint.choosing import candidates
 
     rows = [_verified(found) for found in reversed(candidates(run_folder(asked.run)))]
-    if asked.json:
-        print(json.dumps(rows, indent=1))
-    for row in () if asked.json else rows:
-        print(f"step {row['step']}: {row['damage'] or 'whole'}")
-    return 1 if any(row["damage"] for row in rows) else 0
+    text = "\n".join(f"step {row['step']}: {row['damage'] or 'whole'}" for row in rows)
+    return tell(asked.json, rows, text, fine=not any(row["damage"] for row in rows))
 
 
 def _verified(found: "Checkpoint | str") -> dict[str, Any]:
@@ -105,12 +98,9 @@ def prune(asked: PruneOptions) -> int:
         if isinstance(place, Folder):
             place.sweep()
     left = [found.step for found in checkpoint.listed(run)]
-    if asked.json:
-        print(json.dumps({"dry": asked.dry, "removed": steps, "left": left}, indent=1))
-        return 0
     verb = "would be removed" if asked.dry else "removed"
-    print(f"{verb}: {_steps(steps)}; there are: {_steps(left)}")
-    return 0
+    text = f"{verb}: {_steps(steps)}; there are: {_steps(left)}"
+    return tell(asked.json, {"dry": asked.dry, "removed": steps, "left": left}, text)
 
 
 def _rule(asked: PruneOptions, run: Path) -> "Rule":
@@ -147,12 +137,12 @@ def diff(asked: DistanceOptions) -> int:
     if len(asked.runs) != 2:
         raise UserError("two runs are expected: hvdm checkpoint diff A B [base=C]")
     rows = difference(*asked.runs, asked.base, asked.kind)
-    if asked.json:
-        print(json.dumps(rows, indent=1))
-    for net, row in () if asked.json else rows.items():
-        travel = "-" if row["of_travel"] is None else f"{row['of_travel']:.3e}"
-        print(f"{net}: relative {row['relative']:.3e}  of_travel {travel}")
-    return 0
+    return tell(asked.json, rows, "\n".join(starmap(_distances, rows.items())))
+
+
+def _distances(net: str, row: Mapping[str, Any]) -> str:
+    travel = "-" if row["of_travel"] is None else f"{row['of_travel']:.3e}"
+    return f"{net}: relative {row['relative']:.3e}  of_travel {travel}"
 
 
 # From and to files of a family's public code
@@ -207,8 +197,7 @@ def import_(asked: ImportOptions) -> int:
     made = released.import_files(
         asked.family, Path(asked.run), asked.files, asked.first_stage, data, asked.size
     )
-    print(json.dumps(made, indent=1) if asked.json else "\n".join(map(released.line, made)))
-    return 0
+    return tell(asked.json, made, "\n".join(map(released.line, made)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,5 +231,4 @@ def export(asked: ExportOptions) -> int:
             paths = released.export_plainly(asked.run, Path(asked.out), asked.ema)
         else:
             paths = released.export_released(asked.to, asked.run, asked.files, asked.ema)
-    print(json.dumps([str(p) for p in paths]) if asked.json else "\n".join(map(str, paths)))
-    return 0
+    return tell(asked.json, paths, "\n".join(map(str, paths)))

@@ -1,6 +1,5 @@
 """`hvdm data …`: makes data sets, reads them whole, mends and rearranges them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from hvdm.errors import UserError
 from hvdm.options import gathered, option
 from launcher.arguments import overrides
 from launcher.run_options import OpensRuns
+from launcher.verb import tell
 from launcher.where import OnCluster
 
 if TYPE_CHECKING:
@@ -32,11 +32,6 @@ class Shared(OnCluster):
         if self.cluster is None and not self.cluster_keys:
             return cluster.over_processes(self.workers or 1)
         return cluster.executor(self.where())
-
-
-def _tell(as_json: bool, answer: Any, text: Any) -> int:
-    print(json.dumps(answer, indent=1, default=str) if as_json else text)
-    return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +67,7 @@ def synthetic(asked: SyntheticOptions) -> int:
     made = making.make(Path(asked.out), run=asked.executor(), frames=frames, **given)
     counts = {name: manifest.samples for name, manifest in made.manifests.items()}
     answer = {"folder": str(made.folder), "fresh": made.fresh, "clips": counts}
-    return _tell(asked.json, answer, made)
+    return tell(asked.json, answer, made)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +111,7 @@ def shard(asked: ShardOptions) -> int:
     whole = sharder.shard(
         asked.source, asked.out, settings, asked.layout, asked.executor(), quiet=asked.json
     )
-    return _tell(asked.json, whole, summary.text(whole))
+    return tell(asked.json, whole, summary.text(whole))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +127,7 @@ def verify(asked: VerifyOptions) -> int:
     from data_tools import verify as verifier
 
     report = verifier.verify(asked.path, decode=asked.full, run=asked.executor(), quiet=asked.json)
-    _tell(asked.json, report.as_json(), report)
-    return 0 if report.ok else 1
+    return tell(asked.json, report.as_json(), report, report.ok)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,8 +144,7 @@ def repair(asked: RepairOptions) -> int:
     from data_tools import repair as mender
 
     answer = mender.repair(asked.path, asked.source)
-    _tell(asked.json, answer, mender.text(answer))
-    return 0 if answer["ok"] else 1
+    return tell(asked.json, answer, mender.text(answer), answer["ok"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +161,7 @@ def stats(asked: StatsOptions) -> int:
     lines = [
         f"{split}: {key} {value}" for split, one in found.items() for key, value in one.items()
     ]
-    return _tell(asked.json, found, "\n".join(lines))
+    return tell(asked.json, found, "\n".join(lines))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +194,7 @@ def preview(asked: PreviewOptions) -> int:
         keys = [f"data.path={asked.path}", f"seed={asked.seed}", *overrides(asked.keys)]
         config = compose.run_config(asked.config, keys)
     page = previewer.preview(asked.path, asked.count, asked.seed, asked.out, config)
-    return _tell(asked.json, {"page": str(page)}, f"wrote {page}")
+    return tell(asked.json, {"page": str(page)}, f"wrote {page}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +212,7 @@ def reshard(asked: ReshardOptions) -> int:
     made = rearrange.reshard(
         asked.path, asked.out, asked.per_shard, asked.seed, asked.executor(), quiet=asked.json
     )
-    return _tell(asked.json, made, _made(made))
+    return tell(asked.json, made, _made(made))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +228,7 @@ def merge(asked: MergeOptions) -> int:
     if len(asked.sources) < 2:
         raise UserError("two data sets or more are expected: hvdm data merge A B out=DIR")
     made = rearrange.merge(list(asked.sources), asked.out, asked.executor(), quiet=asked.json)
-    return _tell(asked.json, made, _made(made))
+    return tell(asked.json, made, _made(made))
 
 
 def _made(made: Mapping[str, Any]) -> str:
@@ -258,8 +251,7 @@ def diff(asked: SharedSamplesOptions) -> int:
     if len(asked.sets) != 2:
         raise UserError("two data sets are expected: hvdm data diff A B")
     answer = rearrange.diff(*asked.sets)
-    _tell(asked.json, answer, rearrange.text(answer))
-    return 0 if answer["equal"] else 1
+    return tell(asked.json, answer, rearrange.text(answer), answer["equal"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +279,7 @@ def derive(asked: DeriveOptions) -> int:
     with opening.kept(asked.keys.get("first_stage")):
         derivation = configs.parse(deriver.kind_of(asked.kind), asked.keys)
         made = deriver.derive(asked.path, asked.out, derivation, run, quiet=asked.json)
-    return _tell(asked.json, made, _made(made))
+    return tell(asked.json, made, _made(made))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,7 +307,7 @@ def encode(asked: EncodeOptions) -> int:
         made = encoder.encode(
             asked.path, asked.out, asked.first_stage, asked.stride, run, quiet=asked.json
         )
-    return _tell(asked.json, made, _made(made))
+    return tell(asked.json, made, _made(made))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,4 +330,4 @@ def touch(asked: TouchVideoOptions) -> int:
     out, video = Path(asked.out).expanduser(), Path(asked.video).expanduser()
     sizes = (asked.frames, asked.bins, asked.side)
     made = swinging.page_of_video(video, out, *sizes, asked.filter)
-    return _tell(asked.json, made, f"wrote {out}, of {made['frames']} frames; open it in a browser")
+    return tell(asked.json, made, f"wrote {out}, of {made['frames']} frames; open it in a browser")

@@ -11,6 +11,7 @@ from hvdm.config import ClusterConfig
 from hvdm.errors import UserError
 from hvdm.options import gathered, option
 from launcher.run_options import OpensRuns
+from launcher.verb import tell
 from launcher.where import OnCluster
 from launcher.workers import cluster
 
@@ -181,14 +182,9 @@ def compare(asked: CompareOptions) -> int:
         raise UserError("two results are expected: hvdm compare A.json B.json")
     first, second = map(read, asked.results)
     answer = compared(first, second, asked.force)
-    if asked.json:
-        print(json.dumps(answer, indent=1))
-        return 0
-    if answer["warning"]:
-        print(f"warning: {answer['warning']}")
-    for name, row in answer["values"].items():
-        print(_change(name, row))
-    return 0
+    lines = [f"warning: {answer['warning']}"] if answer["warning"] else []
+    lines += [_change(name, row) for name, row in answer["values"].items()]
+    return tell(asked.json, answer, "\n".join(lines))
 
 
 def _change(name: str, row: dict[str, Any]) -> str:
@@ -221,8 +217,7 @@ def weights_fetch(asked: FetchOptions) -> int:
     folder, say = weights.folder_of(asked.weights), _quiet if asked.json else _say
     path = weights.fetch(asked.name, folder, asked.sha256, asked.url, say)
     row = next(row for row in weights.listed(folder) if row["name"] == asked.name)
-    print(json.dumps(row, indent=1) if asked.json else f"{path}  sha256 {row['sha256']}")
-    return 0
+    return tell(asked.json, row, f"{path}  sha256 {row['sha256']}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,12 +231,11 @@ def weights_list(asked: WeightsOptions) -> int:
     from eval.networks import weights
 
     rows = weights.listed(weights.folder_of(asked.weights))
-    if asked.json:
-        print(json.dumps(rows, indent=1))
-        return 0
-    for row in rows:
-        state = "ready" if row["problem"] is None else row["problem"]
-        print(f"{row['name']:<16} {row['about']}\n{'':<16} {state}")
-        if row["problem"]:
-            print(f"{'':<16} from {row['url']} ({row['expected']})")
-    return 0
+    return tell(asked.json, rows, "\n".join(map(_state, rows)))
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    lines = [row["about"], row["problem"] or "ready"]
+    if row["problem"]:
+        lines.append(f"from {row['url']} ({row['expected']})")
+    return f"{row['name']:<16} " + f"\n{'':<17}".join(lines)

@@ -22,6 +22,7 @@ from launcher.run_options import (
     PlanOptions,
     SampleOptions,
 )
+from launcher.verb import tell
 
 CONFIG = "a config under configs/, or the path of a YAML file"
 TRAINED_WITH = (
@@ -75,8 +76,7 @@ def config(asked: ConfigOptions) -> int:
     from launcher import compose
 
     found = plain(compose.run_config(asked.config, overrides(asked.keys)))
-    print(json.dumps(found, indent=1) if asked.json else yaml.safe_dump(found, sort_keys=False))
-    return 0
+    return tell(asked.json, found, yaml.safe_dump(found, sort_keys=False))
 
 
 def sample(asked: SampleOptions) -> int:
@@ -133,5 +133,4 @@ def version(asked: VersionOptions) -> int:
     found = {name: metadata.version(name) for name in ("hvdm", "torch", "ray", "deepspeed")}
     found["python"] = platform.python_version()
     text = " ".join(f"{name} {number}" for name, number in found.items())
-    print(json.dumps(found, indent=1) if asked.json else text)
-    return 0
+    return tell(asked.json, found, text)
