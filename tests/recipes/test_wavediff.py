@@ -112,6 +112,15 @@ def test_labels_are_read_where_the_model_is_told_them() -> None:
     assert [field.name for field in told] == ["video", "label"]
 
 
+def test_a_critic_begins_with_pictures_and_learns_classes() -> None:
+    critic, y = built(replace(SMALL, labels=3)).trained["critic"], torch.randn(8, 12, 8, 8)
+    t, labels = torch.arange(8) % 4, torch.arange(8) % 3
+    scores = critic(y, y.flip(0), t, labels)
+    assert torch.equal(scores, critic(y, y.flip(0), t, labels.flip(0)))
+    scores.sum().backward()
+    assert bool((critic.label.weight.grad.abs().sum(1) > 0).all())
+
+
 def test_the_reader_of_digits_is_right_on_those_held_out() -> None:
     drawn = [digits.picture("test", number, 32, 32) for number in range(digits.HELD_OUT)]
     found = read_digits(torch.stack([torch.from_numpy(one.video[0]) for one in drawn]))
