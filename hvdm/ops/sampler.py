@@ -56,15 +56,41 @@ def ddim(
     eta: float,
     noise: Fresh,
     bound: float = 1.0,
+    skip: int = 0,
 ) -> Tensor:
-    """arXiv 2010.02502, eq. 12 and 16; eta = 1 is ancestral, eta = 0 deterministic."""
+    """arXiv 2010.02502, eq. 12 and 16; eta = 1 is ancestral, eta = 0 deterministic.
+
+    Without the first `skip` steps, `start` being as noisy as they would leave it.
+    """
     x = start
     for k, (t, now, after) in enumerate(_levels(alpha_bar, steps)):
+        if k < skip:
+            continue
         eps, x0 = _predicted(denoise, x, t, alpha_bar, bound)
         sigma, rest = _step_constants(now, after, eta)
         x = after**0.5 * x0 + rest * eps
         if sigma > 0:
             x = x + sigma * noise(k).to(x)
+    return x
+
+
+def inverse_ddim(
+    denoise: Denoise, clean: Tensor, alpha_bar: Tensor, steps: int, passes: int = 3
+) -> Tensor:
+    """The noise that `ddim` with eta = 0 and no bound leads to `clean` from.
+
+    Each step is solved for what it began with by going through it `passes` times: its eps is asked
+    for at that, as the sampler will.
+    """
+    x = clean
+    for t, now, after in reversed(list(_levels(alpha_bar, steps))):
+        time = torch.full((len(x),), t, device=x.device)
+        kept = (after / now) ** 0.5
+        added = (1 - after) ** 0.5 - kept * (1 - now) ** 0.5
+        before = x
+        for _ in range(passes):
+            before = (x - added * denoise(before, time)) / kept
+        x = before
     return x
 
 

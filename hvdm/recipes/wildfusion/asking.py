@@ -1,0 +1,132 @@
+"""What may be asked of runs of the family, and pictures with their depth as rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hvdm.data.clips import resampled
+from hvdm.data.decode import CannotDecode
+from hvdm.data.depth import Placing, checked, depth_file
+from hvdm.errors import UserError
+from hvdm.options import option
+from hvdm.recipe import Batch, Picture, SampleKind
+
+
+def _depth(name: str, value: Any) -> Tensor | None:
+    """A file of depth, or depth itself."""
+    if value is None or isinstance(value, Tensor):
+        return value
+    try:
+        return torch.from_numpy(checked(depth_file(Path(str(value)).expanduser())))
+    except CannotDecode as error:
+        raise UserError(f"{name}={value}: {error}") from None
+
+
+def _pixels(name: str, value: Any) -> Tensor | None:
+    pixels = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    good = isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and pixels.ndim == 3
+    if pixels is not None and not good:
+        raise UserError(f"{name}: expected pixels, uint8 H W 3")
+    return pixels
+
+
+def picture_option(key: str = "", about: str = "the picture") -> Any:
+    return option(None, about, shown="FILE", read=_pixels, key=key)
+
+
+def depth_option(key: str = "", about: str = "its depth: a png of 16 bits, npz or npy") -> Any:
+    return option(None, about, shown="FILE", read=_depth, key=key)
+
+
+@dataclass(frozen=True)
+class PlacedOptions:
+    """How depth that is given becomes that of view space."""
+
+    rule: Literal["robust", "none"] = option(
+        "robust", "percentiles of the depth to near and far; none: it is in place"
+    )
+    gives: Literal["depth", "disparity"] = option("depth", "what the files hold")
+    near: float = option(1.9, "in view space, where the camera is 2.7 from the middle")
+    far: float = option(4.2, "in view space")
+
+    @property
+    def placing(self) -> Placing:
+        return Placing(self.rule, self.gives, self.near, self.far)
+
+
+@dataclass(frozen=True)
+class OrbitOptions:
+    yaw: float = option(30.0, "degrees to either side")
+    pitch: float = option(10.0, "degrees up and down")
+    frames: int = option(24, "of the film; of a page, views from left to right", least=2)
+
+
+@dataclass(frozen=True)
+class MeshOptions:
+    detail: int = option(64, "points along each side of the cube around the middle", least=8)
+    opaque: float = option(0.5, "what of a ray has to end within a step, to be of the solid")
+
+
+@dataclass(frozen=True)
+class OfPicture(PlacedOptions):
+    image: Picture | None = picture_option()
+    depth: Tensor | None = depth_option()
+
+
+@dataclass(frozen=True)
+class ViewsOptions(OrbitOptions, OfPicture):
+    pass
+
+
+@dataclass(frozen=True)
+class MeshOfPicture(MeshOptions, OfPicture):
+    pass
+
+
+@dataclass(frozen=True)
+class PageOfPicture(MeshOptions, OrbitOptions, OfPicture):
+    pass
+
+
+KINDS: Mapping[str, SampleKind] = {
+    "views": SampleKind("an orbit around a picture, its depth beside it", ViewsOptions),
+    "depth": SampleKind("the depth that a picture is rendered with", OfPicture, "depth"),
+    "mesh": SampleKind("a picture's solid, by marching cubes", MeshOfPicture, "mesh"),
+    "page": SampleKind("a page on which a picture can be turned", PageOfPicture, "page"),
+}
+
+
+def batch_of(
+    image: Tensor | None, depth: Tensor | None, placing: Placing, key: str, side: int
+) -> Batch:
+    """A picture and its depth as rows that were read; the middle square of the depth."""
+    depth_key = "depth" if key == "image" else f"{key}_depth"
+    if image is None:
+        raise UserError(f"{key}= is missing: give the picture")
+    if depth is None:
+        raise UserError(
+            f"{depth_key}= is missing: this model reads depth beside the picture, such as "
+            "`hvdm data derive depth` or an estimator of yours makes it"
+        )
+    try:
+        placed = placing.placed(_square(depth, side))
+    except CannotDecode as error:
+        raise UserError(f"{depth_key}=: {error}") from None
+    fields = {"video": image[None, None], "depth": torch.from_numpy(placed)[None]}
+    return Batch(fields, ("",), (0,), torch.ones(1))
+
+
+def _square(depth: Tensor, side: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """As a picture is brought to the run's size: its middle, scaled."""
+    height, width = depth.shape
+    own = min(height, width)
+    top, left = (height - own) // 2, (width - own) // 2
+    part = depth[top : top + own, left : left + own].float()
+    if own == side:
+        return part.numpy()
+    return resampled(part[None, None], side, side)[0, 0].numpy()
