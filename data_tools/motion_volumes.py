@@ -17,13 +17,20 @@ from hvdm.data import child
 from hvdm.data.clips import Frames
 from hvdm.data.derivation import LeftOut, saved
 from hvdm.data.fields import about_of, read_media
-from hvdm.data.flow import FilterName, Motion, fault, filter_named, flow_from_first
+from hvdm.data.flow import (
+    SPECTRUM_SUFFIX,
+    FilterName,
+    Motion,
+    fault,
+    filter_named,
+    flow_from_first,
+)
 from hvdm.data.schema import Sample, canonical
 from hvdm.errors import UserError
 from hvdm.media.h264 import encode_h264
 from hvdm.ops.spectrum import spectrum_of
 
-SPECTRUM_SUFFIX, FLOW_SUFFIX = "spectrum.npy", "flow.npy"
+FLOW_SUFFIX = "flow.npy"
 KEPT_FACTS = ("label", "class", "caption", "source", "fps")
 SCALE_PERCENTILE = 0.95
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from data_tools.motion_tiles import motion_tiles
 from data_tools.summary import document, split_folders, stats, table
 from hvdm import building
 from hvdm import config as configs
@@ -21,6 +22,7 @@ from hvdm.data import child
 from hvdm.data.clips import resize
 from hvdm.data.decode import CannotDecode
 from hvdm.data.fields import LATENT_SUFFIX, VIDEO_SUFFIXES, about_of, media_frames, media_of
+from hvdm.data.flow import SPECTRUM_SUFFIX
 from hvdm.data.schema import DamagedSample, read_manifest
 from hvdm.data.shards import ShardReader
 from hvdm.disk import atomic_write
@@ -125,7 +127,12 @@ def _shown(reader: ShardReader, shard: int, index: int) -> ShownSample:
 
 
 def _strip(parts: dict[str, bytes]) -> npt.NDArray[np.uint8]:
-    """Some of the frames side by side; in a child, and never all frames in memory."""
+    """Some of the frames side by side, or a picture's motion; in a child, and never all frames in
+    memory."""
+    if SPECTRUM_SUFFIX in parts:
+        picture = next(iter(media_frames(parts)))
+        volume = np.load(io.BytesIO(parts[SPECTRUM_SUFFIX]), allow_pickle=False)
+        return np.concatenate(motion_tiles(picture, volume, TILE), axis=1)
     count = sum(1 for _ in media_frames(parts))
     at = np.linspace(0, count - 1, TILES).round().astype(int).tolist()
     tiles = {n: _tile(one) for n, one in enumerate(media_frames(parts)) if n in at}

@@ -14,6 +14,8 @@ from hvdm.data.clips import Frames
 from hvdm.errors import UserError, closest
 
 Motion = npt.NDArray[np.float32]
+SPECTRUM_SUFFIX = "spectrum.npy"
+"""Of the part that holds a spectral volume, `K 2 2 H W`."""
 UNIT_SIDE, LEAST_SIDE = 160, 96
 """Along the shorter side: pixels that thresholds count, and how many flow is computed on."""
 

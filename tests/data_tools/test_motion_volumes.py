@@ -10,6 +10,8 @@ import pytest
 from scipy import ndimage
 
 from data_tools.histogram import counted, percentile
+from data_tools.motion_tiles import flow_colours, motion_tiles
+from data_tools.preview import preview
 from data_tools.synthetic.making import make
 from data_tools.synthetic.sway import BANDS, SWAY_CLASSES, sway_clip
 from hvdm.data.flow import FILTERS, fault, flow_from_first
@@ -158,3 +160,21 @@ def test_percentiles_of_counts_that_were_added() -> None:
     counts = np.sum([counted(row) for row in values], axis=0)
     for share in (0.05, 0.5, 0.95, 0.999):
         assert percentile(counts, share) == pytest.approx(np.quantile(values, share), rel=0.03)
+
+
+def test_colours_and_arrows_show_where_it_goes(sway: Path, tmp_path: Path) -> None:
+    vectors = np.zeros((2, 4, 6))
+    vectors[0, :, :2], vectors[0, :, 4:] = 1, -2
+    colours = flow_colours(vectors)
+    assert colours[0, 0].argmax() == 0 and colours[0, 0].max() == 128
+    assert colours[0, 5].tolist() == [0, 255, 255] and not colours[:, 2:4].any()
+    volume = np.zeros((5, 2, 2, 24, 24), np.float16)
+    volume[3, 0, 0, 8:16, 8:16] = 5
+    tiles = motion_tiles(np.full((24, 24, 3), 90, np.uint8), volume, 96)
+    assert [tile.shape for tile in tiles] == [(96, 96, 3)] * 4
+    assert tiles[1][48, 48].tolist() == [255, 0, 0] and not tiles[1][:8].any()
+    bars = (tiles[3] == (125, 179, 255)).all(-1).any(0)
+    assert bars.nonzero()[0].tolist() == list(range(57, 75))
+    assert derived(sway, tmp_path / "motion") == 0
+    page = preview(tmp_path / "motion", count=1)
+    assert page.is_file() and page.with_name("train.png").is_file()

@@ -11,11 +11,11 @@ from torch import Tensor
 from hvdm.data.clips import Values
 from hvdm.data.decode import CannotDecode
 from hvdm.data.fields import Field, RawSample
+from hvdm.data.flow import SPECTRUM_SUFFIX
 from hvdm.data.moves import SPECTRUM
 from hvdm.errors import UserError
 from hvdm.recipe import Batch
 
-SUFFIX = "spectrum.npy"
 MADE_BY = "`hvdm data derive motion DIR out=OUT` makes it, data.path=OUT reads it"
 
 
@@ -23,12 +23,14 @@ def volume(bins: int, height: int, width: int) -> Field:
     """The first bins, real and imaginary parts: `K 2 2 H W`."""
     shape = (bins, 2, 2, height, width)
     decode = partial(_first_bins, bins)
-    return Field("spectrum", (SUFFIX,), "float32", shape, decode, SPECTRUM, made_by=MADE_BY)
+    return Field(
+        "spectrum", (SPECTRUM_SUFFIX,), "float32", shape, decode, SPECTRUM, made_by=MADE_BY
+    )
 
 
 def _first_bins(bins: int, raw: RawSample, frames: Sequence[int] | None) -> Values:
     try:
-        stored = np.load(io.BytesIO(raw.parts[SUFFIX]), allow_pickle=False)
+        stored = np.load(io.BytesIO(raw.parts[SPECTRUM_SUFFIX]), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise CannotDecode(f"its spectrum cannot be read ({error})") from error
     if len(stored) < bins:
