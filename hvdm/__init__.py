@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy.typing as npt
     from torch import Tensor, nn
 
     from hvdm.errors import NoNetwork
     from hvdm.opening import Opened
-    from hvdm.recipe import Coder
+    from hvdm.recipe import Clip, Coder
 
 
 def load(run: str | Path, averaged: bool = True, device: str = "cpu") -> Loaded:
@@ -25,26 +26,36 @@ def load(run: str | Path, averaged: bool = True, device: str = "cpu") -> Loaded:
 
 @dataclass(frozen=True)
 class OpenedCoder:
-    """An autoencoder with its weights; video is float `B C T H W` in [-1, 1]."""
+    """An autoencoder with its weights, for clips of the size that it was trained on."""
 
     coder: Coder
     nets: nn.ModuleDict
+    clip: Clip
 
-    def encode(self, video: Tensor) -> Tensor:
+    def encode(self, video: Tensor | npt.NDArray[Any]) -> Tensor:
+        """Of uint8 `T H W 3` or `B T H W 3`, or of float `B C T H W` in [-1, 1]."""
+        from hvdm.given import as_video
         from hvdm.recipe import as_batch
 
-        return self.coder.encode(self.nets, as_batch(video))
+        device = next(self.nets.parameters()).device
+        return self.coder.encode(self.nets, as_batch(as_video(video, self.clip).to(device)))
 
     def decode(self, latent: Tensor) -> Tensor:
         return self.coder.decode(self.nets, latent)["video"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Loaded:
     """What a run folder holds, ready to be called."""
 
     opened: Opened
     device: str
+
+    def __repr__(self) -> str:
+        """Ten lines of what it is and what it can be asked for."""
+        from hvdm import summary
+
+        return summary.of(self.opened, self.device)
 
     @property
     def step(self) -> int:
@@ -57,9 +68,11 @@ class Loaded:
     @cached_property
     def autoencoder(self) -> OpenedCoder:
         """The run's own, or the one that its diffusion works on."""
+        from hvdm import building
+
         coder, below = self.opened.recipe.coder, self.opened.config.first_stage
         if coder is not None:
-            return OpenedCoder(coder, self.opened.nets)
+            return OpenedCoder(coder, self.opened.nets, building.clip_of(self.opened.config))
         if below is None:
             raise self._without("autoencoder")
         return load(below, device=self.device).autoencoder
@@ -83,12 +96,14 @@ class Loaded:
         """Videos, float `B C T H W`, or what the kind gives; each is a function of the seed and
         of its number.
 
-        `what` and `options` are those of `hvdm sample`; an image is uint8 `H W 3`, of the clips'
-        size.
+        `what` and `options` are those of `hvdm sample`; an image is a file, or uint8 `H W 3` of
+        the clips' size.
         """
         from hvdm import sampling
 
-        request = sampling.ask(self.opened.recipe, what, steps, options)
+        _, kind = sampling.kind_of(self.opened.recipe, what)
+        shown = sampling.pictures_of(kind, options, self.opened.config.data)
+        request = sampling.ask(self.opened.recipe, what, steps, {**options, **shown})
         return sampling.draw(self.opened, request, seed, tuple(range(count)))
 
     def _without(self, what: str) -> NoNetwork:

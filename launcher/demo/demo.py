@@ -114,7 +114,8 @@ def sampling(stage: DemoStage) -> SampleOptions:
 def drawn(asked: SampleOptions) -> list[Path]:
     """The sheet of these samples, and each of them in the first format that is asked for."""
     opened = opening.open_run(asked.run)
-    order, folder = order_of(asked, opened), folder_of(asked, opened)
+    folder = folder_of(asked, opened)
+    order = order_of(asked, opened, folder)
     names = [f"{order.name(draw)}.{order.written[0]}" for draw in range(order.count)]
     return [order.sheet(folder), *(folder / name for name in names)]
 

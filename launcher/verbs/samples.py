@@ -1,7 +1,9 @@
 """`hvdm sample`: what a run samples, by this process or by workers."""
 
 import functools
+import hashlib
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -9,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from eval.clips.subject import CheckpointModel, cache_model, exact_arithmetic, open_model
+from hvdm import config as configs
 from hvdm import opening, sampling
 from hvdm.config import ClusterConfig
+from hvdm.disk import atomic_write
 from hvdm.errors import UserError, closest
 from hvdm.events import duration
 from hvdm.media import photo, pictures
@@ -23,12 +26,15 @@ from hvdm.media.writers import WRITERS, SampleWriter
 from hvdm.opening import Opened
 from hvdm.options import told
 from hvdm.progress import Pace, Progress
-from hvdm.recipe import Picture, SampleKind, SampleRequest
+from hvdm.recipe import SampleKind, SampleRequest
 from launcher.run_options import SampleOptions
 from launcher.workers import cluster
 
 MOST_SHOWN = 32
 """Samples on one sheet, and frames on it of films that are longer than a clip; all are written."""
+
+MOST_TAG = 44
+"""Letters of what was asked for in a name; beyond that it is a hash."""
 
 Draws = tuple[int, ...]
 Drawn = tuple[Draws, Iterable[Any]]
@@ -40,8 +46,12 @@ class SampleOrder:
 
     request: SampleRequest
     kind: SampleKind
-    first: bool
-    """It is the recipe's first kind, whose files need not be named after it."""
+    stem: str
+    """What its files' names begin with."""
+    used: Mapping[str, Any]
+    """All that makes it what it is, defaults included."""
+    earlier: Mapping[str, Any]
+    """What the json says where the same was asked for before."""
     count: int
     batch: int
     seed: int
@@ -63,11 +73,15 @@ class SampleOrder:
         return [tuple(whole[i : i + self.batch]) for i in range(0, self.count, self.batch)]
 
     def name(self, draw: int) -> str:
-        kind = "" if self.first else f"{self.what}-"
-        return f"{kind}seed-{self.seed}-{draw:04d}"
+        return f"{self.stem}-{draw:04d}"
 
     def sheet(self, folder: Path) -> Path:
-        return folder / f"{self.name(0).removesuffix('-0000')}-sheet.png"
+        return folder / _sheet_name(self.stem)
+
+    @property
+    def whole(self) -> bool:
+        """No more of it lies there than is drawn now."""
+        return self.count >= int(self.earlier.get("count", 0))
 
     def caption(self, draw: int) -> str:
         """What clip `draw` was asked to be: of several values, given with commas, it has one."""
@@ -104,8 +118,9 @@ def sample(asked: SampleOptions) -> int:
 
 def _sampled(asked: SampleOptions) -> int:
     where, opened = asked.where(), opening.open_run(asked.run)
-    order, folder = order_of(asked, opened), folder_of(asked, opened)
-    began = time.monotonic()
+    folder = folder_of(asked, opened)
+    order, began = order_of(asked, opened, folder), time.monotonic()
+    _claim(opened, order, folder)
     paths = _write(_draw(opened, order, where), order, folder, opened.config.data.frames)
     _tell(asked.json, opened, order, paths, folder, time.monotonic() - began)
     return 0
@@ -125,6 +140,39 @@ def kinds_help(typed: Mapping[str, str]) -> str:
     return f"{run} samples:\n" + "\n".join(lines) if lines else f"{run} samples nothing"
 
 
+def _claim(opened: Opened, order: SampleOrder, folder: Path) -> None:
+    """The name is taken before the first file is there, so that nobody else writes under it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not order.earlier:
+        _note(_answer(opened, order, []), order, folder)
+
+
+def _note(answer: Mapping[str, Any], order: SampleOrder, folder: Path) -> None:
+    text = json.dumps(answer, indent=1) + "\n"
+    atomic_write(order.sheet(folder).with_suffix(".json"), text)
+
+
+def _answer(opened: Opened, order: SampleOrder, paths: list[Path]) -> dict[str, Any]:
+    return {
+        "run": str(opened.run),
+        "step": opened.step,
+        "weights": opened.weights_hash,
+        "what": order.what,
+        "seed": order.seed,
+        "count": max(order.count, int(order.earlier.get("count", 0))),
+        "steps": order.used["steps"],
+        "options": dict(order.options),
+        "used": dict(order.used),
+        "files": _lying(order, paths),
+    }
+
+
+def _lying(order: SampleOrder, paths: list[Path]) -> list[str]:
+    """What was written now, and what the same request left there before."""
+    before = [name for name in order.earlier.get("files", ()) if Path(name).exists()]
+    return list(dict.fromkeys([*map(str, paths), *before]))
+
+
 def _tell(
     as_json: bool,
     opened: Opened,
@@ -134,19 +182,8 @@ def _tell(
     seconds: float,
 ) -> None:
     """What was asked for and what came, beside the sheet and to whoever asked."""
-    answer = {
-        "run": str(opened.run),
-        "step": opened.step,
-        "weights": opened.weights_hash,
-        "what": order.what,
-        "seed": order.seed,
-        "count": order.count,
-        "steps": order.request.steps,
-        "options": dict(order.options),
-        "seconds": round(seconds, 1),
-        "files": [str(path) for path in paths],
-    }
-    order.sheet(folder).with_suffix(".json").write_text(json.dumps(answer, indent=1) + "\n")
+    answer = {**_answer(opened, order, paths), "seconds": round(seconds, 1)}
+    _note(answer, order, folder)
     if as_json:
         print(json.dumps(answer, indent=1))
     else:
@@ -161,14 +198,18 @@ def folder_of(asked: SampleOptions, opened: Opened) -> Path:
     return Path(asked.out) if asked.out else opened.run / "samples" / f"step-{opened.step:08d}"
 
 
-def order_of(asked: SampleOptions, opened: Opened) -> SampleOrder:
+def order_of(asked: SampleOptions, opened: Opened, folder: Path) -> SampleOrder:
     what, kind = sampling.kind_of(opened.recipe, asked.what)
     options, shown = _options(asked, opened, what, kind)
     request = sampling.ask(opened.recipe, what, asked.steps, {**options, **shown})
+    used = _used(asked, opened, request, shown)
+    stem, earlier = _free(folder, _stem(asked, opened, what, options, shown), used)
     return SampleOrder(
         request=request,
         kind=kind,
-        first=what == next(iter(opened.recipe.samples)),
+        stem=stem,
+        used=used,
+        earlier=earlier,
         count=asked.count,
         batch=asked.batch,
         seed=asked.seed,
@@ -183,18 +224,71 @@ def _options(
     asked: SampleOptions, opened: Opened, what: str, kind: SampleKind
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
     """What the verb does not know is for the recipe: as it was typed, and pictures as pixels."""
-    fit, data = asked.fit, opened.config.data
-    if fit not in photo.FITS:
-        raise UserError(f"fit={fit!r}; {closest(fit, photo.FITS)}")
-    own = {option.name: option for option in told(kind.options)}
-    for key in asked.options:
-        if key not in own:
-            known = [*(option.name for option in told(SampleOptions)), *own]
-            raise UserError(f"unknown key {key!r} for what={what}; {closest(key, known)}")
+    if asked.fit not in photo.FITS:
+        raise UserError(f"fit={asked.fit!r}; {closest(asked.fit, photo.FITS)}")
+    known = [option.name for option in told(SampleOptions)]
+    sampling.check_keys(opened.recipe, what, asked.options, known)
     options = dict(asked.options)
-    files = {key: Path(options[key]).expanduser() for key in options if own[key].plain is Picture}
-    shown = {key: photo.read(file, data.height, data.width, fit) for key, file in files.items()}
-    return options, {key: torch.from_numpy(np.array(pixels)) for key, pixels in shown.items()}
+    return options, sampling.pictures_of(kind, options, opened.config.data, asked.fit)
+
+
+def _used(
+    asked: SampleOptions,
+    opened: Opened,
+    request: SampleRequest,
+    shown: Mapping[str, Tensor],
+) -> dict[str, Any]:
+    """All that the samples are a function of, as json gives it back."""
+    seen = {key: hashlib.sha256(one.numpy().tobytes()).hexdigest() for key, one in shown.items()}
+    used = {
+        "weights": opened.weights_hash,
+        "what": request.what,
+        "seed": asked.seed,
+        "fps": asked.fps,
+        **sampling.taken(opened.recipe, request),
+        **seen,
+    }
+    found: dict[str, Any] = json.loads(json.dumps(used, default=str))
+    return found
+
+
+# Names
+
+
+def _stem(
+    asked: SampleOptions,
+    opened: Opened,
+    what: str,
+    options: Mapping[str, str],
+    shown: Mapping[str, Tensor],
+) -> str:
+    """The kind where it is not the usual one, the seed, and what was asked for besides."""
+    kind = "" if what == next(iter(opened.recipe.samples)) else f"{what}-"
+    words = {} if asked.steps is None else {"steps": str(asked.steps)}
+    words |= {key: Path(text).stem if key in shown else text for key, text in options.items()}
+    typed = "-".join(f"{key}-{text}" for key, text in words.items())
+    tag = re.sub(r"[^A-Za-z0-9.]+", "-", typed).strip("-.")
+    if len(tag) > MOST_TAG:
+        tag = configs.digest(words)[:8]
+    return f"{kind}seed-{asked.seed}" + (f"-{tag}" if tag else "")
+
+
+def _free(folder: Path, stem: str, used: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The stem, or one with a hash where another request's files have it; and what the json says
+    of this request, where it was made before.
+    """
+    for name in (stem, f"{stem}-{configs.digest(used)[:8]}"):
+        told_there = folder / Path(_sheet_name(name)).with_suffix(".json")
+        earlier = json.loads(told_there.read_text()) if told_there.is_file() else {}
+        if earlier.get("used") == used:
+            return name, earlier
+        if not earlier and not any(folder.glob(f"{name}-[0-9][0-9][0-9][0-9].*")):
+            break
+    return name, {}
+
+
+def _sheet_name(stem: str) -> str:
+    return f"{stem}-sheet.png"
 
 
 def _written(chosen: tuple[str, ...] | None, writer: SampleWriter) -> tuple[str, ...]:
@@ -255,7 +349,6 @@ class _Told:
 
 def _write(drawn: Iterable[Drawn], order: SampleOrder, folder: Path, clip: int) -> list[Path]:
     """Files as the samples come, and one sheet of the first of them."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths: dict[int, list[Path]] = {}
     shown: dict[int, Tensor] = {}
     writer, most = order.writer, pictures.MOST_FRAMES
@@ -270,7 +363,8 @@ def _write(drawn: Iterable[Drawn], order: SampleOrder, folder: Path, clip: int) 
     files = [path for draw in sorted(paths) for path in paths[draw]]
     if not shown:
         return files
-    order.sheet(folder).write_bytes(_sheet(order, shown, most))
+    if order.whole or not order.sheet(folder).is_file():
+        atomic_write(order.sheet(folder), _sheet(order, shown, most))
     return [order.sheet(folder), *files]
 
 

@@ -2,6 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -55,6 +56,47 @@ def test_a_diffusion_run(runs):
     assert clips.shape == (2, 3, 8, 32, 32)
     torch.testing.assert_close(clips[:1], loaded.sample(1, seed=3, steps=2))
     assert loaded.autoencoder.decode(noisy).shape == clips.shape
+
+
+def test_ten_lines_of_a_run(runs):
+    folder, _ = runs
+    lines = str(hvdm.load(folder / "ldm")).splitlines()
+    assert len(lines) == 10
+    assert lines[0] == f"run       {folder}/ldm"
+    assert lines[3] == "clips     8 frames of 32x32"
+    assert lines[6] == f"works on  first_stage={folder}/ae"
+    assert "what=image" in lines[8] and "image=" in lines[8]
+
+
+def test_pixels_are_encoded_as_they_come(runs):
+    folder, _ = runs
+    encode = hvdm.load(folder / "ae").autoencoder.encode
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 32, 32, 3), np.uint8)
+    floats = torch.from_numpy(pixels).permute(0, 4, 1, 2, 3) / 127.5 - 1
+    expected = encode(floats)
+    torch.testing.assert_close(encode(pixels), expected)
+    torch.testing.assert_close(encode(pixels[0]), expected[:1])
+    torch.testing.assert_close(encode(torch.from_numpy(pixels)), expected)
+    torch.testing.assert_close(encode(floats.double().numpy()), expected)
+
+
+@pytest.mark.parametrize(
+    "video, said",
+    [
+        (torch.full((1, 3, 8, 32, 32), 255.0), "a video of floats reaches 255; give uint8"),
+        (torch.full((1, 3, 8, 32, 32), torch.nan), "a video of floats reaches nan"),
+        (torch.zeros(1, 3, 9, 32, 32), "float32 1 3 9 32 32 does not fit clips of 8 frames of 32x"),
+        (torch.zeros(8, 32, 32, 3), "float32 8 32 32 3 does not fit"),
+        (np.zeros((8, 16, 32, 3), np.uint8), "uint8 8 16 32 3 does not fit clips of 8 frames"),
+        (np.zeros((1, 3, 8, 32, 32), np.uint8), "uint8 1 3 8 32 32 does not fit"),
+        (np.zeros((1, 8, 32, 32, 3), np.int64), "a video of int64 cannot be encoded; give uint8"),
+    ],
+)
+def test_what_cannot_be_a_video_is_one_line(runs, video, said):
+    folder, _ = runs
+    with pytest.raises(UserError) as error:
+        hvdm.load(folder / "ae").autoencoder.encode(video)
+    assert said in str(error.value) and len(str(error.value).splitlines()) == 1
 
 
 def test_nothing_of_the_cluster_is_imported(runs):

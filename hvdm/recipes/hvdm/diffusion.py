@@ -273,6 +273,10 @@ class DiffusionRecipe:
         wanted = asked(request, self.abilities)
         return Generation(self, nets, wanted, noise, request.progress).videos()
 
+    def taken(self, request: SampleRequest) -> Mapping[str, Any]:
+        """What a sample is drawn with, defaults included."""
+        return vars(asked(request, self.abilities))
+
     @property
     def abilities(self) -> Abilities:
         config = self.config

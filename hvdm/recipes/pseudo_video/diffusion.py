@@ -7,7 +7,7 @@ Frames are made in a window that moves: the first `context` ones jointly, each l
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -178,10 +178,9 @@ class FrameDiffusion:
     @torch.no_grad()
     def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:
         """The last frames `B C H W`, or all `B C T H W`; steps of each window in turn."""
-        asked = request.options or Frames()
         video: list[Tensor] = []
         for window in range(self.windows):
-            video += self._made(nets, video, window, request, asked, noise)
+            video += self._made(nets, video, window, request, noise)
             if request.progress:
                 request.progress((window + 1) / self.windows)
         frames = torch.stack(video, 2).clamp(-1, 1)
@@ -193,7 +192,6 @@ class FrameDiffusion:
         before: list[Tensor],
         window: int,
         request: SampleRequest,
-        asked: Frames,
         noise: Noise,
     ) -> Sequence[Tensor]:
         """The frames of one window."""
@@ -202,17 +200,25 @@ class FrameDiffusion:
         shape = (count, *self.frame)
         start = noise.randn(shape, f"start {window}")
         seen = torch.stack(before[-config.context :], 1) if before else start[:, :0]
-        steps = request.steps or min(config.sampling_steps, config.steps)
-        eta = config.eta if asked.eta is None else asked.eta
+        taken = self.taken(request)
         made = self.process.sample(
             partial(self._predicted, nets, seen, window),
             start,
-            asked.sampler or config.sampler,
-            steps,
-            eta,
+            taken["sampler"],
+            taken["steps"],
+            taken["eta"],
             lambda k: noise.randn(shape, f"window {window} step {k}"),
         )
         return made.unbind(1)
+
+    def taken(self, request: SampleRequest) -> Mapping[str, Any]:
+        """What a sample is drawn with, defaults included."""
+        config, asked = self.config, request.options or Frames()
+        return {
+            "sampler": asked.sampler or config.sampler,
+            "steps": request.steps or min(config.sampling_steps, config.steps),
+            "eta": config.eta if asked.eta is None else asked.eta,
+        }
 
     def _predicted(
         self, nets: nn.ModuleDict, seen: Tensor, window: int, x: Tensor, t: Tensor

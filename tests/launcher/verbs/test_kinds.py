@@ -38,9 +38,10 @@ def test_a_grid_of_pictures(run, tmp_path, capsys):
     told = sampled(run, tmp_path, capsys, "tone=cold", "count=3", "batch=2")
     assert told["what"] == "grid" and told["options"] == {"tone": "cold"}
     names = [Path(name).name for name in told["files"]]
-    assert names == ["seed-0-sheet.png", *(f"seed-0-{draw:04d}.png" for draw in range(3))]
-    first = decode_image((tmp_path / "seed-0-0000.png").read_bytes())[0]
-    sheet = decode_image((tmp_path / "seed-0-sheet.png").read_bytes())[0]
+    stem = "seed-0-tone-cold"
+    assert names == [f"{stem}-sheet.png", *(f"{stem}-{draw:04d}.png" for draw in range(3))]
+    first = decode_image((tmp_path / f"{stem}-0000.png").read_bytes())[0]
+    sheet = decode_image((tmp_path / f"{stem}-sheet.png").read_bytes())[0]
     assert (sheet[: len(first), : first.shape[1]] == first).all() and sheet.shape[1] > 3 * 64
     images = hvdm.load(run).sample(2, tone="cold")
     assert images.shape == (2, 3, 16, 16)

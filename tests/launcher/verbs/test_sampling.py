@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from hvdm.recipes.hvdm import diffusion
 from launcher.cli import main
 
 FRAMES, SIDE = 4, 16
+LONG = "long-seed-0-frames-9"
 AUTOENCODER = {
     "patch": 4, "width": 8, "depth": 1, "heads": 1, "head_dim": 4, "projection_depth": 1,
     "projection_heads": 1, "projection_head_dim": 4, "projection_hidden": 8,
@@ -85,8 +88,8 @@ def answer(capsys):
     return json.loads(capsys.readouterr().out)
 
 
-def frames_of(folder, draw, prefix=""):
-    files = sorted((folder / "frames" / f"{prefix}seed-0-{draw:04d}").glob("*.png"))
+def frames_of(folder, draw, stem="seed-0"):
+    files = sorted((folder / "frames" / f"{stem}-{draw:04d}").glob("*.png"))
     return np.concatenate([decode_image(file.read_bytes()) for file in files])
 
 
@@ -104,17 +107,24 @@ def test_all_kinds_give_what_can_be_played(run, tmp_path, capsys):
         "image": [f"image={image}", "motion=slow"],
         "dynamics": ["motion=slow,fast", "label=1", "guidance.motion=1"],
     }
+    names_of = {
+        "clip": "seed-0",
+        "long": "seed-0-frames-10",
+        "image": "seed-0-image-photo-motion-slow",
+        "dynamics": "seed-0-motion-slow-fast-label-1-guidance.motion-1",
+    }
     for what, typed in asked.items():
         sample(run, tmp_path, f"what={what}", "count=2", "write=mp4,gif,frames", *typed)
         told = answer(capsys)
         assert told["what"] == what and told["step"] == 4
-        prefix = "" if what == "clip" else f"{what}-"
-        film = decode_all((tmp_path / f"{prefix}seed-0-0001.mp4").read_bytes())
+        stem = Path(told["files"][0]).name.removesuffix("-sheet.png")
+        assert stem == ("" if what == "clip" else f"{what}-") + names_of[what]
+        film = decode_all((tmp_path / f"{stem}-0001.mp4").read_bytes())
         assert len(film) == (10 if what == "long" else FRAMES)
-        with Image.open(tmp_path / f"{prefix}seed-0-0001.gif") as gif:
+        with Image.open(tmp_path / f"{stem}-0001.gif") as gif:
             assert gif.n_frames > 1 and gif.info["loop"] == 0
-        assert frames_of(tmp_path, 1, prefix).shape == (len(film), SIDE, SIDE, 3)
-        sheet = tmp_path / f"{prefix}seed-0-sheet.png"
+        assert frames_of(tmp_path, 1, stem).shape == (len(film), SIDE, SIDE, 3)
+        sheet = tmp_path / f"{stem}-sheet.png"
         assert told["files"][0] == str(sheet)
         assert decode_image(sheet.read_bytes()).shape[1] > 2 * SIDE
         assert json.loads(sheet.with_suffix(".json").read_text())["options"] == told["options"]
@@ -148,9 +158,9 @@ def test_a_video_is_the_same_at_any_batch_and_count(run, tmp_path, capsys):
     sample(run, tmp_path / "a", *typed, "count=5", "batch=2")
     sample(run, tmp_path / "b", *typed, "count=3", "batch=3")
     for draw in range(3):
-        one, other = (frames_of(tmp_path / part, draw, "long-") for part in "ab")
+        one, other = (frames_of(tmp_path / part, draw, LONG) for part in "ab")
         assert np.abs(one.astype(int) - other).max() <= 1
-    assert (frames_of(tmp_path / "a", 0, "long-") != frames_of(tmp_path / "a", 1, "long-")).any()
+    assert (frames_of(tmp_path / "a", 0, LONG) != frames_of(tmp_path / "a", 1, LONG)).any()
 
 
 @pytest.mark.ray
@@ -280,7 +290,7 @@ def test_a_bomb_is_refused(tmp_path, monkeypatch):
     [
         (["what=dynmics"], "did you mean 'dynamics'?"),
         (["what=long", "frams=9"], "unknown key 'frams' for what=long; did you mean 'frames'?"),
-        (["what=clip", "frames=9"], "unknown key 'frames' for what=clip"),
+        (["what=clip", "frames=9"], "unknown key 'frames' for what=clip; it goes with what=long"),
         (["what=dynamics", "motion=quick"], "motion='quick': expected slow, medium, fast"),
         (["what=dynamics"], "motion= is missing"),
         (["what=image"], "image= is missing"),
@@ -288,7 +298,10 @@ def test_a_bomb_is_refused(tmp_path, monkeypatch):
         (["batch=0"], "batch=0 is below 1"),
         (["write=avi"], "write='avi'; choose from: frames, gif, mp4"),
         (["fit=squeeze"], "fit='squeeze'"),
-        (["image=a.png"], "unknown key 'image' for what=clip"),
+        (
+            ["image=a.png"],
+            "unknown key 'image' for what=clip; it goes with what=long or",
+        ),
         (["guidance.past=1"], "is told no past here"),
         (["steps=5000"], "steps=5000: sampling takes between 1 and 1000 steps"),
         (["cluster.wrokers=2"], "did you mean"),
@@ -332,11 +345,65 @@ def test_a_run_keeps_what_sampling_needs_of_its_data(run, shapes, tmp_path, monk
     sample(trained, tmp_path / "out", "what=long", "frames=8", "count=1", "write=gif")
 
 
-def test_from_python(run):
+def test_from_python(run, tmp_path):
     loaded = hvdm.load(run)
     image = torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8)
     video = loaded.sample(2, what="long", frames=6, image=image, motion="slow")
     assert video.shape == (2, 3, 6, SIDE, SIDE)
+    file = photo(tmp_path / "photo.jpg")
+    shown = torch.from_numpy(photos.read(file, SIDE, SIDE).copy())
+    for given in (str(file), file):
+        made = loaded.sample(1, what="image", image=given)
+        torch.testing.assert_close(made, loaded.sample(1, what="image", image=shown))
+
+
+# Names
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_names_carry_what_was_asked_and_nothing_is_overwritten(run, tmp_path, capsys):
+    plain = ["write=gif", "count=2"]
+    sample(run, tmp_path, *plain)
+    first = answer(capsys)
+    assert first["steps"] == 3
+    assert first["used"] | {"sampler": "ddim", "eta": 1.0, "frames": 4} == first["used"]
+    assert first["used"]["guidance"] == {"past": 0.0, "image": 0.0, "motion": 0.0, "label": 0.0}
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    sample(run, tmp_path, *plain, "steps=2", "motion=fast")
+    assert Path(answer(capsys)["files"][1]).name == "seed-0-steps-2-motion-fast-0000.gif"
+    sample(run, tmp_path, *plain, "fps=4")
+    hashed = Path(answer(capsys)["files"][1]).name
+    assert re.fullmatch(r"seed-0-[0-9a-f]{8}-0000.gif", hashed)
+    long = ["guidance.motion=0.123456789", "motion=0.123456789"]
+    sample(run, tmp_path, *plain, *long)
+    assert re.fullmatch(r"seed-0-[0-9a-f]{8}-0000.gif", Path(answer(capsys)["files"][1]).name)
+    assert all(path.read_bytes() == data for path, data in before.items())
+    assert len(names(tmp_path)) == 4 * len(before)
+
+
+def test_the_same_request_has_the_same_name_and_its_sheet_lists_what_lies_there(
+    run, tmp_path, capsys
+):
+    sample(run, tmp_path, "write=gif", "count=3")
+    sheet = (tmp_path / "seed-0-sheet.png").read_bytes()
+    whole = answer(capsys)["files"]
+    sample(run, tmp_path, "write=gif", "count=2")
+    told = answer(capsys)
+    assert sorted(told["files"]) == sorted(whole) and told["count"] == 3
+    assert (tmp_path / "seed-0-sheet.png").read_bytes() == sheet
+    sample(run, tmp_path, "write=gif", "count=4")
+    assert len(answer(capsys)["files"]) == 5
+    assert (tmp_path / "seed-0-sheet.png").read_bytes() != sheet
+
+
+def test_files_that_nobody_noted_stay(run, tmp_path, capsys):
+    (tmp_path / "seed-0-0000.gif").write_bytes(b"mine")
+    sample(run, tmp_path, "write=gif", "count=1")
+    assert (tmp_path / "seed-0-0000.gif").read_bytes() == b"mine"
+    assert answer(capsys)["count"] == 1
 
 
 # What a diffusion run is not
