@@ -47,7 +47,7 @@ def evaluate_all(request: Request, run: Run = map, say: Say = print) -> list[dic
     to_do = [plan for plan in asked if found[plan.protocol.full_name] is None]
     for plan in asked:
         if plan not in to_do:
-            say(f"{plan.protocol.full_name}: known already, again=true measures it anew")
+            _say_known(plan, found[plan.protocol.full_name] or {}, say)
     stores = _measure(to_do, run, say)
     for plan in to_do:
         own = {name: stores[work] for name, work in plan.works.items()}
@@ -64,6 +64,15 @@ def _known(plan: Plan) -> dict[str, Any] | None:
     result = read(path)
     same = result["weights"] == plan.subject.weights and result["fingerprint"] == plan.fingerprint
     return {**result, "path": str(path), "known": True} if same else None
+
+
+def _say_known(plan: Plan, result: Mapping[str, Any], say: Say) -> None:
+    """Its number again, for the words of a result are what was asked for."""
+    day = time.strftime("%Y-%m-%d %H:%M", time.localtime(result["time"]))
+    again = f"measured on {day}, again=true measures it anew"
+    say(f"{plan.protocol.full_name}: known already: {again}")
+    for text in (*result["warnings"], line(dict(result))):
+        say(text)
 
 
 # Measuring

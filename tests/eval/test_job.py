@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -145,8 +146,11 @@ def counting(seen):
 def test_an_evaluation_that_is_known_is_not_done_again(asked):
     seen = []
     first = evaluate(asked(again=False), counting(seen), quiet)
-    second = evaluate(asked(again=False), counting(seen), quiet)
+    told = []
+    second = evaluate(asked(again=False), counting(seen), told.append)
     assert seen == [13 + 13] and second["known"]
+    assert re.search(r"known already: measured on \d{4}-\d\d-\d\d \d\d:\d\d, again=true", told[0])
+    assert told[-1] == line(second) and f"{second['protocol']} step " in told[-1]
     assert second["values"] == first["values"] and second["time"] == first["time"]
 
 
