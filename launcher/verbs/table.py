@@ -77,6 +77,8 @@ _ALL = (
     ("data encode", "clips become the latents of a frozen first stage", f"{_DATA}:encode"),
     ("completion", "completion of verbs, keys, configs and choices for bash, zsh or fish",
      "launcher.completion:completion"),
+    ("new family", "a module, a YAML and a test that run, to make a family of one's own from",
+     "launcher.scaffold.families:new_family"),
     ("version", "which hvdm this is, and with which Python, torch and Ray", f"{_RUNS}:version"),
 )  # fmt: skip
 
