@@ -19,6 +19,7 @@ from launcher.arguments import call, parse
 from launcher.remote.templating import FILES, template
 
 NEEDED = ["config=tiny/hvdm_autoencoder", "batch=64", "run=/mnt/hvdm/runs/my_run"]
+MORE = {"slurm": [], "kuberay": [], "vm": ["mount=sudo mount -t nfs store:/ /mnt/hvdm"]}
 
 
 def record(required: list[str], **properties: Any) -> dict[str, Any]:
@@ -50,6 +51,7 @@ CONTAINER = record(
     ["name", "image"],
     name=LABEL,
     image=TEXT,
+    workingDir=TEXT,
     ports=rows(record(["containerPort"], containerPort=WHOLE, name=PORT_NAME)),
     env=rows(record(["name", "value"], name=TEXT, value=TEXT)),
     resources=record([], requests=QUANTITIES, limits=QUANTITIES),
@@ -137,7 +139,7 @@ use them. Stricter than the CRD, which knows more fields: one that is not here i
 
 
 def made(capsys: pytest.CaptureFixture[str], kind: str, *more: str) -> str:
-    assert cli.main(["cluster", "template", kind, *NEEDED, *more]) == 0
+    assert cli.main(["cluster", "template", kind, *NEEDED, *MORE[kind], *more]) == 0
     return capsys.readouterr().out
 
 
@@ -151,7 +153,7 @@ EVIL = "x\n  privileged: true\n#SBATCH --uid=0\ntouch M `touch M` $(touch M) \"'
 
 
 HOSTILE = (
-    "image", "time", "storage", "claim", "memory", "region", "machine", "grace_s", "run",
+    "image", "mount", "time", "storage", "claim", "memory", "region", "machine", "grace_s", "run",
     "data.path",
 )  # fmt: skip
 
@@ -162,7 +164,10 @@ def test_no_value_says_more_than_a_value(
     kind: str, key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each is quoted by the language that it enters, or refused."""
-    code = cli.main(["cluster", "template", kind, *NEEDED, f"{key}={EVIL}"])
+    relative = ["run=runs/my_run"] if kind != "slurm" and key == "storage" else []
+    evil = f"/{EVIL}" if key == "storage" else EVIL
+    typed = [*NEEDED, *MORE[kind], *relative, f"{key}={evil}"]
+    code = cli.main(["cluster", "template", kind, *typed])
     said = capsys.readouterr()
     if code == 2:
         assert len(said.err.splitlines()) == 1 and key in ("grace_s", "time")
@@ -174,8 +179,9 @@ def test_no_value_says_more_than_a_value(
         command = said.out.rpartition("\nhvdm train")[2].partition(" \\\n    cluster.")[0]
         assert "touch" not in shlex.split(command)
     else:
-        harmless = list(yaml.safe_load_all(made(capsys, kind, f"{key}=harmless")))
-        assert _shape(list(yaml.safe_load_all(said.out))) == _shape(harmless)
+        harmless_value = "/harmless" if key == "storage" else "harmless"
+        text = made(capsys, kind, *relative, f"{key}={harmless_value}")
+        assert _shape(list(yaml.safe_load_all(said.out))) == _shape(list(yaml.safe_load_all(text)))
 
 
 def _shape(value: Any) -> Any:
@@ -298,3 +304,71 @@ def test_a_wrong_kind_is_named(typed: list[str]) -> None:
 def test_a_wrong_key_of_the_run_is_named() -> None:
     with pytest.raises(UserError, match="cluster.workers"):
         call(template, ["slurm", *NEEDED, "cluster.worker=3"])
+
+
+@pytest.mark.parametrize("kind", ["kuberay", "vm"])
+def test_paths_are_on_the_storage_or_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = made(capsys, kind, "run=runs/mine", "storage=/shared", "data.path=s3://bucket/shapes")
+    for word in ("run=/shared/runs/mine", "data.path=s3://bucket/shapes"):
+        assert word in text
+    assert str(tmp_path) not in text
+    mixed = made(capsys, kind, "data.mix={more/a:2}", "data.beside=[flow,depth]")
+    assert "data.mix={/mnt/hvdm/more/a:2}" in mixed.replace("'", "")
+    assert "data.beside=[/mnt/hvdm/flow,/mnt/hvdm/depth]" in mixed.replace("'", "")
+    assert "data.path=/mnt/hvdm/datasets/shapes" in made(capsys, kind), "as the config has it"
+    for typed, said in (
+        ("data.path=/home/me/shapes", "data.path='/home/me/shapes' is not on storage='/mnt/hvdm'"),
+        (f"run={tmp_path}/run", "is not on storage='/mnt/hvdm', which is all that the nodes share"),
+        ("data.path=../shapes", "is not on storage='/mnt/hvdm'"),
+        ("storage=shared", "storage='shared' is no whole path"),
+    ):
+        code = cli.main(["cluster", "template", kind, *NEEDED, *MORE[kind], typed])
+        error = capsys.readouterr().err.strip()
+        assert code == 2 and said in error and len(error.splitlines()) == 1, error
+
+
+def test_cloud_machines_need_to_be_told_of_the_storage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["cluster", "template", "vm", *NEEDED]) == 2
+    assert "mount= is missing: a fresh machine has no /mnt/hvdm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("brings, code", [("true", 0), ("false", 1)])
+def test_a_fresh_machine_makes_its_storage(
+    brings: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands before the container, with stand-ins for sudo and mountpoint."""
+    stands = {
+        "sudo": '"$@"',
+        "mountpoint": f'test "$1" = -q && test -d "$2" && {brings}',
+    }
+    for name, does in stands.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    storage = tmp_path / "a b" / "store"
+    more = ["run=runs/mine", f"storage={storage}", f"mount=sudo touch '{storage}/brought'"]
+    found = yaml.safe_load(made(capsys, "vm", *more))
+    script = " && ".join(found["initialization_commands"])
+    path = f"{tmp_path}:/usr/bin:/bin"
+    done = subprocess.run(
+        ["bash", "-c", script], env={"PATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == code and (storage / "brought").exists()
+    assert ("is no mount: mount= has to bring it" in done.stderr) == bool(code)
+
+
+def test_nothing_costs_after_the_job(capsys: pytest.CaptureFixture[str]) -> None:
+    text = made(capsys, "vm", "cluster.workers=16")
+    found = yaml.safe_load(text)
+    assert found["available_node_types"]["workers"]["min_workers"] == 0
+    assert found["idle_timeout_minutes"] == 5
+    for line in (
+        "#   ray up --yes cloud.yaml",
+        "#   ray down --yes cloud.yaml",
+        "# 2 x p5.48xlarge and one m5.2xlarge in us-west-2.",
+    ):
+        assert line in text.splitlines()
+    job = ray_job(capsys)
+    assert job["spec"]["shutdownAfterJobFinishes"] and job["spec"]["ttlSecondsAfterFinished"] == 600
