@@ -1,7 +1,7 @@
 """`hvdm plan`: what fits on which GPU, how fast, how long; nothing is allocated."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from hvdm import building
 from hvdm.config import RunConfig
 from hvdm.errors import UserError, closest
 from hvdm.events import duration
-from hvdm.recipe import Recipe
+from hvdm.recipe import Recipe, group_of
 from hvdm.train import optim
 from launcher import compose
 from launcher.arguments import overrides
@@ -96,6 +96,7 @@ def _answer(
 ) -> dict[str, Any]:
     config = request.config
     nets = {name: sum(p.numel() for p in net.parameters()) for name, net in recipe.trained.items()}
+    rows = [_stage(request, recipe, steps, stage) for stage in STAGES]
     return {
         "recipe": config.recipe,
         "gpus": config.cluster.workers,
@@ -106,7 +107,8 @@ def _answer(
         "micro_batch": config.micro_batch,
         "parameters": nets,
         "frozen": {n: sum(p.numel() for p in net.parameters()) for n, net in recipe.frozen.items()},
-        "zero": [_stage(request, recipe, steps, stage) for stage in STAGES],
+        "zero": rows,
+        "recommended": _recommended(config, rows, _most(config, group_of(recipe))),
         "chosen": config.engine.zero,
         "checkpointing": getattr(recipe, "config", None) is not None
         and bool(config.model.get("activation_checkpointing", False)),
@@ -131,14 +133,44 @@ def _stage(
         "bytes": asdict(state),
         "total_bytes": state.total,
         "fits": room > 0,
-        "largest_micro_batch": {k: _largest(s, room) for k, s in steps.items()},
-    }
+        "largest_micro_batch": {k: _largest(s, room, request.config, group_of(recipe))
+                                for k, s in steps.items()},
+    }  # fmt: skip
 
 
-def _largest(step: Step | None, room: float) -> int | None:
+def _largest(step: Step | None, room: float, config: RunConfig, group: int) -> int | None:
+    """What fits, in whole groups, of what batch and workers leave one GPU."""
     if step is None:
         return None
-    return max(0, int((room - step.fixed) // step.per_clip))
+    fitting = max(0, int((room - step.fixed) // step.per_clip))
+    return min(fitting - fitting % group, _most(config, group))
+
+
+def _most(config: RunConfig, group: int) -> int:
+    """Rows of the batch that one GPU has."""
+    return -(-config.batch // (config.cluster.workers * group)) * group
+
+
+def _recommended(
+    config: RunConfig, rows: Sequence[Mapping[str, Any]], most: int
+) -> dict[str, Any] | None:
+    """The largest micro-batch, at the lowest stage that has room for it; activations are computed
+    twice only where not one clip fits otherwise.
+    """
+    for mode in ("off", "on"):
+        sizes = {r["stage"]: r.get("largest_micro_batch", {}).get(mode) or 0 for r in rows}
+        stage = max(sizes, key=lambda stage: (sizes[stage], -stage))
+        if sizes[stage]:
+            found = {"stage": stage, "micro_batch": sizes[stage], "checkpointing": mode == "on"}
+            return {**found, "why": _why(config, stage, sizes[stage], mode, most)}
+    return None
+
+
+def _why(config: RunConfig, stage: int, size: int, mode: str, most: int) -> str:
+    share = f"all that batch={config.batch} leaves a GPU" if size == most else "as many as fit"
+    cheap = "whole networks fit" if stage == 0 else "no lower stage has room for as many"
+    twice = "" if mode == "off" else "; without checkpointing not one clip fits"
+    return f"{size} clips at once are {share}; {cheap}{twice}"
 
 
 def _speed(request: PlanRequest, step: Step | None) -> dict[str, float] | None:
@@ -216,6 +248,18 @@ def _tell(answer: Mapping[str, Any]) -> None:
     for row in answer["zero"]:
         print(_row(row, answer["chosen"]))
     _tell_step(answer)
+    print(_advice(answer["recommended"]))
+
+
+def _advice(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "nothing fits: use more GPUs, GPUs with more memory, or a smaller model"
+    words = [f"micro_batch={found['micro_batch']}"]
+    if found["stage"]:
+        words = ["engine=deepspeed", f"engine.zero={found['stage']}", *words]
+    if found["checkpointing"]:
+        words.append("model.activation_checkpointing=true")
+    return f"recommended: {' '.join(words)} ({found['why']})"
 
 
 def _row(row: Mapping[str, Any], chosen: int) -> str:
@@ -231,7 +275,7 @@ def _row(row: Mapping[str, Any], chosen: int) -> str:
 
 
 def _count(largest: int | None) -> str:
-    return "unknown" if largest is None else str(largest)
+    return "not offered" if largest is None else str(largest)
 
 
 def _tell_step(answer: Mapping[str, Any]) -> None:

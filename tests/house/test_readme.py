@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from launcher import arguments, cli, compose
 from launcher.verbs.runs import TrainOptions
@@ -50,6 +51,21 @@ def test_its_commands_are_ours(line):
 
 def test_it_has_commands():
     assert {"demo", "doctor"} <= set(commands()) and len(commands()) > 8
+
+
+def test_its_figures_are_the_bounds_of_the_demo():
+    results = README.split("## Results")[1].split("\n## ")[0]
+    figures = yaml.safe_load((ROOT / "configs/demo/hvdm.yaml").read_text())["figures"]
+    motion = figures["motion"]
+    bounds = (
+        f"{figures['reconstruction']['least_db']:g} dB more",
+        f"at most {figures['distance']['most']:g} times each",
+        f"{motion['least']:g} to {motion['most']:g} times",
+    )
+    for bound in bounds:
+        assert bound in results
+        results = results.replace(bound, "")
+    assert not re.findall(r"\d+\.\d|±|\bmet\b", results), "a figure of one day on one machine"
 
 
 def test_make_targets_exist():

@@ -73,7 +73,8 @@ def test_the_answer_for_programs(capsys):
     assert totals == sorted(totals, reverse=True)
     assert found["speed"]["peak_tflops"] == 19.5 and found["speed"]["mfu"] == 0.5
     fits = found["zero"][0]["largest_micro_batch"]
-    assert fits["on"] > fits["off"] > 0
+    assert fits == {"off": 2, "on": 2}, "of a batch of 8 a fourth"
+    assert found["activations"]["on"]["per_clip"] < found["activations"]["off"]["per_clip"]
 
 
 def test_speed_and_days_follow_from_the_operations(capsys, counted):
@@ -83,6 +84,31 @@ def test_speed_and_days_follow_from_the_operations(capsys, counted):
     assert one["days"] == pytest.approx(one["steps"] / one["steps_per_second"] / 86_400)
     operations = 2 * one["multiply_adds_per_clip"] * one["clips_per_second"]
     assert operations == pytest.approx(0.3 * 67e12)
+
+
+def test_a_stage_a_micro_batch_and_checkpointing_are_recommended(capsys, monkeypatch):
+    def told(steps, *typed):
+        monkeypatch.setattr(plan, "_steps", lambda config: steps)
+        assert call(runs.plan, [f"config={AUTOENCODER}", "micro_batch=1", *typed]) == 0
+        out = capsys.readouterr().out
+        assert "unknown" not in out and "clips/s" in out and " steps in " in out
+        return out.splitlines()[-1]
+
+    small = footprint.Step(0, 2**30, 10**12)
+    large = footprint.Step(0, 200 * 2**30, 10**12)
+    line = told({"off": small, "on": small}, "gpus=4")
+    assert line == (
+        "recommended: micro_batch=2 (2 clips at once are all that batch=8 leaves a GPU; whole "
+        "networks fit)"
+    )
+    line = told({"off": small, "on": None}, "gpus=1", "batch=1024")
+    assert line.startswith("recommended: micro_batch=7") and "are as many as fit" in line
+    more = ["model.activation_checkpointing=true", "gpus=4"]
+    line = told({"off": large, "on": small}, *more)
+    assert "micro_batch=2 model.activation_checkpointing=true" in line
+    assert "without checkpointing not one clip fits" in line
+    wide = ["model.width=8192", "engine=deepspeed", "engine.zero=3", "gpus=8"]
+    assert "engine=deepspeed engine.zero=" in told({"off": small, "on": small}, *wide)
 
 
 def test_half_as_wide_is_about_a_quarter_of_the_operations():
