@@ -67,7 +67,7 @@ def _known(plan: Plan) -> dict[str, Any] | None:
 
 
 def _say_known(plan: Plan, result: Mapping[str, Any], say: Say) -> None:
-    """Its number again, for the words of a result are what was asked for."""
+    """Its number again, and when it was measured."""
     day = time.strftime("%Y-%m-%d %H:%M", time.localtime(result["time"]))
     again = f"measured on {day}, again=true measures it anew"
     say(f"{plan.protocol.full_name}: known already: {again}")
