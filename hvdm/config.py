@@ -126,6 +126,19 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class HeldOutConfig:
+    every: Samples = Samples(0)
+    clips: int = 64
+
+
+@dataclass(frozen=True)
+class PreviewConfig:
+    every: Samples = Samples(0)
+    count: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class LogConfig:
     every: Samples = Samples(64)
     tensorboard: bool = True
@@ -159,6 +172,8 @@ class RunConfig:
     ema: EmaConfig = field(default_factory=EmaConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+    preview: PreviewConfig = field(default_factory=PreviewConfig)
 
     @property
     def total_steps(self) -> int:
@@ -186,6 +201,8 @@ def _positive_rule(config: RunConfig) -> str | None:
         "engine.threads": config.engine.threads,
         "checkpoint.every": config.checkpoint.every,
         "checkpoint.keep": config.checkpoint.keep,
+        "held_out.clips": config.held_out.clips,
+        "preview.count": config.preview.count,
     }
     for key, value in counts.items():
         if value < 1:

@@ -21,11 +21,11 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """`metrics.jsonl` and `events.jsonl`, a whole line at a time."""
+    """`metrics.jsonl`, or a file of another name, and `events.jsonl`, a whole line at a time."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, metrics: str = "metrics.jsonl") -> None:
         run.mkdir(parents=True, exist_ok=True)
-        self._metrics = _open_lines(run / "metrics.jsonl")
+        self._metrics = _open_lines(run / metrics)
         self._events = _open_lines(run / "events.jsonl")
 
     def metrics(self, values: Mapping[str, Any]) -> None:

@@ -55,6 +55,8 @@ def _facts(run: Path, curves: Curves) -> dict[str, Any]:
     events = list(_sound(each_line(run / "events.jsonl")))
     account = _ledger(events, curves.passing(_sound(each_line(run / "metrics.jsonl"))))
     last = curves.last
+    for _ in curves.passing(_sound(each_line(run / "held_out.jsonl"))):
+        pass
     return {
         "run": str(run),
         "config": _config(run),

@@ -1,5 +1,8 @@
 """`hvdm train`: checks what can be checked here, then runs the worker function somewhere."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +13,7 @@ from typing import Any
 
 from hvdm import building, opening, trust
 from hvdm import config as configs
+from hvdm.checkpoint import checkpoint
 from hvdm.config import ClusterConfig, RunConfig
 from hvdm.data.schema import read_manifest
 from hvdm.data.store import join
@@ -37,8 +41,36 @@ def train(config: RunConfig, background: bool = False) -> int:
     folder = Path(config.run)
     folder.mkdir(parents=True, exist_ok=True)
     way = _inline if config.cluster.name == "inline" else _on_ray
-    with claims.claim(folder / ".command"):  # before anything of another command is touched
+    # the claim comes before anything of another command is touched
+    with claims.claim(folder / ".command"), _beside(config):
         return way(config, shown, gone)
+
+
+@contextmanager
+def _beside(config: RunConfig) -> Iterator[None]:
+    """The process that measures and draws beside training, where one is asked for.
+
+    A run that ends well waits for its last look; one that does not ends it.
+    """
+    if not config.held_out.every and not config.preview.every:
+        yield
+        return
+    run = Path(config.run)
+    before = max((found.step for found in checkpoint.listed(run)), default=0)
+    log = run / "logs" / "beside.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, "-m", "launcher.beside", str(run), str(before), str(os.getpid())]
+    with log.open("ab") as out:
+        child = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        yield
+        if _finished(run):
+            child.wait()
+    finally:
+        child.terminate()
+        child.wait()
 
 
 def preflight(config: RunConfig) -> None:
@@ -47,6 +79,8 @@ def preflight(config: RunConfig) -> None:
     configs.parse(module.Config, config.model, "model")
     trust.remember(config.recipe)
     read_manifest(join(config.data.path, config.data.train))
+    if config.held_out.every:
+        read_manifest(join(config.data.path, config.data.held_out))
     opening.stages_of(config)
 
 
