@@ -53,9 +53,9 @@ class Loaded:
 
     def __repr__(self) -> str:
         """Ten lines of what it is and what it can be asked for."""
-        from hvdm import summary
+        from hvdm import ten_lines
 
-        return summary.of(self.opened, self.device)
+        return ten_lines.of(self.opened, self.device)
 
     @property
     def step(self) -> int:
