@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 from data_tools.synthetic.making import make
 from hvdm.config import DataConfig
@@ -57,6 +58,15 @@ def test_a_point_is_spread_by_the_width() -> None:
     assert float(spread.sum()) == pytest.approx(1)
     variance = float((spread[0, 0].sum(0) * places.square()).sum())
     assert variance == pytest.approx(1.0 + 1.44, rel=1e-3)
+
+
+def test_a_blur_is_one_convolution_within_a_mirror() -> None:
+    images = torch.randn(2, 3, 16, 24, dtype=torch.float64)
+    bell = torch.exp(-0.5 * ((torch.arange(11, dtype=torch.float64) - 5) / 1.3).square())
+    kernel = torch.outer(bell, bell)[None, None] / bell.sum() ** 2
+    padded = functional.pad(images.flatten(0, 1)[:, None], (5,) * 4, mode="reflect")
+    found = functional.conv2d(padded, kernel).reshape(images.shape)
+    assert torch.allclose(blurred(images, 1.3), found)
 
 
 @pytest.mark.parametrize("frames", [4, 8])

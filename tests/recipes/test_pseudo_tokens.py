@@ -151,6 +151,16 @@ def test_the_penalty_comes_now_and_then() -> None:
     assert with_it.shape == without.shape == (6,) and torch.all(with_it > without)
 
 
+def test_the_penalty_reaches_the_attention_of_the_critic() -> None:
+    """At 32x32 it attends; slopes of slopes have to come through."""
+    recipe = built(clip=Clip(1, 32, 32))
+    (attention,) = recipe.trained["critic"].attends.values()
+    torch.nn.init.normal_(attention.out.weight)
+    loss, _ = recipe.critic_loss(rows(side=32), context(step=16))
+    loss.sum().backward()
+    assert float(attention.query_key_value.weight.grad.abs().sum()) > 0
+
+
 def test_it_decodes_the_last_frame_of_what_it_encodes() -> None:
     recipe = built()
     latent = recipe.coder.encode(recipe.trained, rows())

@@ -75,15 +75,17 @@ def total_widths(frames: int, rate: float) -> list[float]:
 
 def blurred(images: Tensor, width: float) -> Tensor:
     """`B C H W`, by a Gaussian of 11x11 pixels; the border is a mirror."""
-    places = torch.arange(KERNEL, dtype=torch.float64, device=images.device) - KERNEL // 2
+    rows, columns = (_blur_of(side, width).to(images) for side in images.shape[2:])
+    return rows @ images @ columns.T
+
+
+def _blur_of(side: int, width: float) -> Tensor:
+    """A matrix that blurs one axis: each row has the taps of one pixel."""
+    places = torch.arange(KERNEL, dtype=torch.float64, device="cpu") - KERNEL // 2
     bell = torch.exp(-0.5 * (places / width).square())
-    taps = (bell / bell.sum()).to(images)
-    channels = images.shape[1]
-    x = functional.pad(images, (KERNEL // 2,) * 4, mode="reflect")
-    for shape in ((KERNEL, 1), (1, KERNEL)):
-        weight = taps.reshape(1, 1, *shape).expand(channels, -1, -1, -1)
-        x = functional.conv2d(x, weight, groups=channels)
-    return x
+    pixels = torch.eye(side, dtype=torch.float64, device="cpu")
+    mirrored = functional.pad(pixels, (KERNEL // 2,) * 2, mode="reflect")
+    return (mirrored.unfold(1, KERNEL, 1) @ (bell / bell.sum())).T
 
 
 def _blurs(ladder: Ladder, images: Tensor, noise: Noise) -> Tensor:
