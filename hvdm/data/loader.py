@@ -1,8 +1,9 @@
 """Batches of clips: draws become rows, the same whatever rank, thread or process decodes them."""
 
+import functools
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
@@ -88,6 +89,7 @@ class Loader:
         self.orders = [_order(source, seed, lanes, window) for source in self.sources]
         self._pool = DecoderPool(threads, self.sources)
         self._lost: dict[tuple[int, str, str | None], Substitution] = {}
+        self._lost_samples, self._single = 0, Counter[tuple[int, str]]()
         self._told: set[tuple[int, str, str | None]] = set()
         self._key_log = key_log
         self.waited_s = 0.0
@@ -252,20 +254,19 @@ class Loader:
         """What an earlier part of the run could not read is left out again, and counts."""
         for one in sorted((Substitution(*entry) for entry in substitutions), key=_by_draw):
             self._told.add(_what(one))
-            if _what(one) in self._lost:
+            if not self._add(one):
                 continue
-            self._lost[_what(one)] = one
             if one.source < len(self.sources):
                 self._pool.learn(Unreadable(one.source, one.shard, one.key, one.reason))
             self._stop_if_too_many(one)
 
     def _note(self, one: Substitution) -> None:
-        self._lost.setdefault(_what(one), one)
+        self._add(one)
         self._pool.learn(Unreadable(one.source, one.shard, one.key, one.reason))
         self._stop_if_too_many(one)
 
     def _stop_if_too_many(self, last: Substitution) -> None:
-        lost, allowed = self._lost_samples(), math.ceil(self.options.damaged * len(self))
+        lost, allowed = self._lost_samples, math.ceil(self.options.damaged * len(self))
         if lost > allowed:
             where = last.shard if last.key is None else f"{last.shard}/{last.key}"
             raise RunError(
@@ -273,11 +274,27 @@ class Loader:
                 f"data.damaged={self.options.damaged:g} allows; the last is {where}: {last.reason}"
             )
 
-    def _lost_samples(self) -> int:
-        whole = {(one.source, one.shard) for one in self._lost.values() if one.key is None}
-        counts = [{s.name: s.samples for s in source.manifest.shards} for source in self.sources]
-        single = [o for o in self._lost.values() if o.key and (o.source, o.shard) not in whole]
-        return len(single) + sum(counts[source].get(shard, 0) for source, shard in whole)
+    def _add(self, one: Substitution) -> bool:
+        """Whether it is new. Counted as it comes: to count all anew for each takes its square."""
+        if _what(one) in self._lost:
+            return False
+        self._lost[_what(one)] = one
+        place = (one.source, one.shard)
+        if one.key is None:
+            self._lost_samples += self._samples.get(place, 0) - self._single.pop(place, 0)
+        elif (*place, None) not in self._lost:
+            self._lost_samples += 1
+            self._single[place] += 1
+        return True
+
+    @functools.cached_property
+    def _samples(self) -> dict[tuple[int, str], int]:
+        """Of each shard of each source."""
+        return {
+            (number, shard.name): shard.samples
+            for number, source in enumerate(self.sources)
+            for shard in source.manifest.shards
+        }
 
 
 def _by_draw(one: Substitution) -> tuple[int, str, str]:
