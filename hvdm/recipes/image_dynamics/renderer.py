@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hvdm.config import DataConfig
-from hvdm.data.derivation import derived_by
 from hvdm.data.fields import Field, array, video
 from hvdm.data.moves import VECTORS
 from hvdm.errors import UserError
@@ -57,7 +56,7 @@ class Config:
 
 def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
     shape = (data.frames, 2, data.height, data.width)
-    made_by = derived_by("motion") + ", with flows=true"
+    made_by = "`hvdm data derive motion DIR out=OUT flows=true` makes it, data.path=OUT reads it"
     flow = array("flow", "flow.npy", shape, VECTORS, "float32", timed=True, made_by=made_by)
     return video(data), flow
 
