@@ -4,11 +4,15 @@ Plain PyTorch, in fp32 or finer. Sums of a pixel's weights that are zero are hol
 these are guarded, or pixels of tiny weight would darken.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+CHANNELS_AT_ONCE = 16
+"""What is being summed up is never much of the whole."""
 
 
 class Splatted(NamedTuple):
@@ -26,11 +30,14 @@ def splat(values: Tensor, flow: Tensor, logits: Tensor) -> Splatted:
     dtype = torch.promote_types(values.dtype, torch.float32)
     heavy = logits.to(dtype)
     weight = (heavy - heavy.amax((1, 2, 3), keepdim=True)).exp()
-    carried = torch.cat((values.to(dtype) * weight, weight), 1)
-    summed = _thrown(carried, flow.to(dtype))
-    total = summed[:, -1:]
+    corners = [(place, share * weight.reshape(-1, 1)) for place, share in _corners(flow.to(dtype))]
+    total = weight.new_zeros(weight.numel(), 1)
+    for place, share in corners:
+        total.index_add_(0, place, share)
     held = torch.where(total == 0, torch.ones_like(total), total)
-    return Splatted((summed[:, :-1] / held).to(values.dtype), total)
+    shares = [(place, share / held[place]) for place, share in corners]
+    thrown = [_thrown(some.to(dtype), shares) for some in values.split(CHANNELS_AT_ONCE, 1)]
+    return Splatted(torch.cat(thrown, 1).to(values.dtype), total.reshape(weight.shape))
 
 
 def averaged(values: Tensor, flow: Tensor) -> Splatted:
@@ -38,16 +45,24 @@ def averaged(values: Tensor, flow: Tensor) -> Splatted:
     return splat(values, flow, torch.zeros_like(flow[:, :1]))
 
 
-def _thrown(carried: Tensor, flow: Tensor) -> Tensor:
-    """Sums `B C H W` of what comes to each pixel, by the bilinear shares of its four neighbours.
+def _thrown(values: Tensor, shares: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Sums `B C H W` of what comes to each pixel.
 
     One row of all channels goes to each place, so that memory is met in order.
     """
-    batch, channels, height, width = carried.shape
-    rows = carried.permute(0, 2, 3, 1).reshape(-1, channels)
+    batch, channels, height, width = values.shape
+    rows = values.permute(0, 2, 3, 1).reshape(-1, channels)
+    out = rows.new_zeros(len(rows), channels)
+    for place, share in shares:
+        out.index_add_(0, place, rows * share)
+    return out.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _corners(flow: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each of four neighbours: where each pixel comes to, `N`, with which share, `N 1`."""
+    batch, _, height, width = flow.shape
     left, top, across, down = _landing(flow)
     first = torch.arange(batch, device=flow.device)[:, None, None] * (height * width)
-    out = rows.new_zeros(len(rows), channels)
     for right in (0, 1):
         for below in (0, 1):
             share = (across if right else 1 - across) * (down if below else 1 - down)
@@ -55,9 +70,8 @@ def _thrown(carried: Tensor, flow: Tensor) -> Tensor:
             inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
             # what falls outside adds nothing to some pixel inside
             place = first + y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-            weight = torch.where(inside, share, torch.zeros_like(share))
-            out = out.index_add(0, place.flatten(), rows * weight.reshape(-1, 1))
-    return out.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+            held = torch.where(inside, share, torch.zeros_like(share))
+            yield place.flatten(), held.reshape(-1, 1)
 
 
 def _landing(flow: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
