@@ -68,7 +68,7 @@ def _net(row: Any) -> bool:
         isinstance(row, dict)
         and shapes(row.get("parameters"))
         and shapes(row.get("buffers"))
-        and _text(row.get("optimizer"))
+        and _either(_text)(row.get("optimizer"))
         and _whole(row.get("optimizer_steps"))
         and _either(_whole)(row.get("ema_updates"))
         and _either(_text)(row.get("rest"))
