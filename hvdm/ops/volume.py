@@ -212,3 +212,16 @@ def off_surface(weights: Tensor, places: Tensor, target: Tensor, band: float) ->
     inside = (weights * within).sum(-1)
     outside = (weights * ~within).sum(-1)
     return ((1 - inside).square() + outside.square()).mean(1)
+
+
+BINS = 64
+
+
+def non_flatness(places: Tensor) -> Tensor:
+    """`B N` in [0, 1] -> from 1, all in one of 64 bins, to 64, evenly in all of them (3DGP's NFS).
+
+    exp of the entropy of the histogram.
+    """
+    bins = (places.detach() * BINS).long().clamp(0, BINS - 1)
+    own = bins[..., None] == torch.arange(BINS, device=bins.device)
+    return torch.special.entr(own.to(places.dtype).mean(1)).sum(1).exp()

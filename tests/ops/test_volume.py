@@ -20,6 +20,7 @@ from hvdm.ops.volume import (
     finer,
     lookup,
     march,
+    non_flatness,
     off_surface,
     ray_weights,
     render,
@@ -178,6 +179,12 @@ def test_the_aligned_error_forgives_scale_and_shift_alone() -> None:
     both = torch.stack([depth[0], torch.ones(50).double()], 1)
     rest = both @ torch.linalg.lstsq(both, target[0][:, None]).solution - target[0][:, None]
     assert float(rest.square().mean()) == pytest.approx(float(error[0]))
+
+
+def test_flat_depth_counts_one_bin_and_even_depth_all() -> None:
+    even = stratified(torch.full((1, 640), 0.5, dtype=torch.float64))
+    maps = torch.cat([torch.full_like(even, 0.3), even, even.round()])
+    assert non_flatness(maps).tolist() == pytest.approx([1, 64, 2])
 
 
 def test_views_do_not_depend_on_each_other_and_no_turn_is_the_input() -> None:

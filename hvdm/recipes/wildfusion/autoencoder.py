@@ -20,7 +20,7 @@ from hvdm.data.moves import DEPTH
 from hvdm.errors import UserError
 from hvdm.nets.perceptual import Perceptual, perceptual
 from hvdm.ops.cameras import Lens
-from hvdm.ops.volume import aligned_error, off_surface
+from hvdm.ops.volume import aligned_error, non_flatness, off_surface
 from hvdm.recipe import (
     Batch,
     Clip,
@@ -301,7 +301,9 @@ class WildAutoencoder:
         loss = config.kl * kl
         for name, share in self.weights.items():
             loss = loss + share * terms[name]
+        places = self.camera.spacing.of(look.depth.detach()).flatten(1)
         logs = {**terms, "kl": kl, "psnr": _decibels(look.image, picture)}
+        logs["non_flatness"] = non_flatness(places)
         if self.judged(context.step):
             score, of_depth = self.judgement(planes, context)
             fooled = functional.softplus(-score) + functional.softplus(-of_depth)
