@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
-.PHONY: help setup demo test test-cluster lint clean bench-data bench-eval bench-checkpoints bench-overhead bench-wavediff bench-recovery bench-splat soak
+.PHONY: help setup demo test test-cluster lint clean bench-data bench-eval bench-checkpoints bench-overhead bench-wavediff bench-recovery bench-splat soak journeys
 help:
 	@echo "make demo   clips, shards, autoencoder, diffusion, samples, evaluation, report"
 	@echo "make test   the tests"
@@ -75,6 +75,11 @@ soak: $(READY)
 	@HVDM_KILLS=20 $(VENV)/bin/python -m pytest tests/data_tools/test_shard.py -k killed_job
 	@HVDM_KILLS=10 $(VENV)/bin/python -m pytest tests/data_tools/test_derive.py -k killed_job
 	@HVDM_CLUSTER=1 HVDM_KILLS=20 $(VENV)/bin/python -m pytest tests/cluster/test_losing.py -k kills -rs
+	@bash tests/whole/journeys.sh
+
+# A first use as it is typed, in some minutes: read what it prints.
+journeys: $(READY)
+	@bash tests/whole/journeys.sh
 
 bench-eval: $(READY)
 	@$(VENV)/bin/python -m benchmarks.evaluation --write
