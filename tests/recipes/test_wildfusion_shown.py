@@ -104,8 +104,11 @@ PLANES = torch.zeros(1, 3, 8, 8, 8)
 def test_a_ball_is_a_watertight_mesh_of_its_volume() -> None:
     mesh = mesh_of(ball(least=-4000.0), PLANES, MeshOptions(detail=64))  # type: ignore[arg-type]
     found = trimesh.load(io.BytesIO(glb(mesh)), file_type="glb", force="mesh")
-    assert found.is_watertight and found.volume == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.02)
-    assert np.abs(np.linalg.norm(found.vertices, axis=1) - 0.5).max() < 0.01
+    # half of a ray ends within a step where density is log 2 over it; it rises by 4000 a unit
+    radius = 0.5 - np.log(2) / (2 / 63) / 4000
+    assert found.is_watertight
+    assert found.volume == pytest.approx(4 / 3 * np.pi * radius**3, rel=0.005)
+    assert np.abs(np.linalg.norm(found.vertices, axis=1) - radius).max() < 0.001
     right = mesh.vertices[:, 0] > 0.1
     assert mesh.colours is not None and bool((mesh.colours[right, 0] > 200).all())
     assert bool((mesh.colours[~right & (mesh.vertices[:, 0] < -0.1), 2] > 200).all())
