@@ -55,7 +55,8 @@ class Codebook(nn.Module):
     def look_up(self, directions: Tensor) -> Tensor:
         """`… K` -> numbers of the nearest codes `…`."""
         exact = directions if directions.dtype == torch.float64 else directions.float()
-        with torch.autocast(exact.device.type, enabled=False):
+        # there is none to leave out on the meta device, where operations are counted
+        with torch.autocast("cuda" if exact.is_cuda else "cpu", enabled=False):
             return (exact @ self.codes.to(exact).T).argmax(-1)
 
     def code(self, numbers: Tensor, like: Tensor) -> Tensor:
