@@ -63,3 +63,4 @@ def test_a_quiet_job_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_tick_that_cannot_be_written_is_lost_alone(tmp_path: Path) -> None:
     tick(None)
     tick(tmp_path / "nowhere" / progress.TICKS)
+    assert not list(tmp_path.iterdir())
