@@ -19,6 +19,8 @@ from hvdm.progress import Pace
 
 __all__ = ["Request", "compare", "evaluate", "evaluate_all", "line", "read"]
 
+OF_REAL_CLIPS = ("real", "known", "blurred")
+"""Sets that no model makes: their features stay for the next evaluation."""
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """Applies a function to items, like `map`: here, in processes, or on a cluster."""
 SAID_EVERY_S = 5.0
@@ -83,10 +85,10 @@ def _measure(asked: list[Plan], run: Run, say: Say) -> dict[BlockJob, FeatureSto
     stores: dict[BlockJob, FeatureStore] = {}
     by_key: dict[str, FeatureStore] = {}
     for plan in asked:
-        for work in plan.works.values():
+        for name, work in plan.works.items():
             key = work.key()
             stores[work] = by_key.setdefault(key, FeatureStore(key, work.blocks()))
-            if plan.request.again and work is not plan.works.get("real"):
+            if plan.request.again and name not in OF_REAL_CLIPS:
                 stores[work].remove()
     works = {store.key: work for work, store in stores.items()}
     missing = {key: set(store.missing()) for key, store in by_key.items()}
@@ -146,7 +148,12 @@ def measure(item: tuple[int, Any]) -> tuple[int, Payload]:
 
 def _clear(asked: list[Plan], stores: Mapping[BlockJob, FeatureStore]) -> None:
     """Features of real data stay for the next run; those of a model are of no more use."""
-    kept = {stores[plan.works["real"]].key for plan in asked if "real" in plan.works}
+    kept = {
+        stores[work].key
+        for plan in asked
+        for name, work in plan.works.items()
+        if name in OF_REAL_CLIPS
+    }
     for plan in asked:
         for work in plan.works.values():
             if stores[work].key not in kept:

@@ -34,7 +34,7 @@ def measured(run: Path) -> dict[str, float]:
 
 
 def test_new_handwriting_is_read_as_asked_and_copies_are_told_from_it(
-    handwriting: Path, make_run: MakeRun
+    handwriting: Path, make_run: MakeRun, cache: Path
 ) -> None:
     new = measured(make_run(kind="writer", data=handwriting))
     assert min(new[name] for name in ("class", "class_last", "kept")) >= 0.95
@@ -42,6 +42,8 @@ def test_new_handwriting_is_read_as_asked_and_copies_are_told_from_it(
     assert new["within_class"] == pytest.approx(1, abs=0.15)
     assert new["nearest"] == pytest.approx(1, abs=0.25)
     assert new["debiased distance"] < new["debiased distance_blurred"]
+    # held out, learned from, and that blurred: the next evaluation finds them
+    assert len(list((cache / "features").iterdir())) == 3
     copied = measured(make_run("again", kind="copier", data=handwriting))
     assert copied["class"] >= 0.95 and copied["nearest"] < 0.25
 
