@@ -28,6 +28,7 @@ from hvdm.data.schema import (
     Sample,
     Shard,
     manifest_hash,
+    one_shard,
     read_manifest,
     write_manifest,
 )
@@ -70,7 +71,8 @@ class Deriving:
     """One shard to write, and the journal entry that it gets."""
 
     source: str
-    number: int
+    manifest: Manifest
+    """Of this shard alone: the whole one may name a hundred thousand."""
     derivation: Derivation
     path: str
     entry: str
@@ -166,7 +168,7 @@ def _jobs(
     return [
         Deriving(
             str(folder.absolute()),
-            number,
+            one_shard(manifest, number),
             derivation,
             str(out / shard.name),
             str(journal.shard_path(0, folder.name, number)),
@@ -204,11 +206,10 @@ def _tallied(job: Deriving, tally: DeriveTally) -> Iterator[Sample]:
 
 
 def _samples(job: Deriving) -> Iterator[Sample | LeftOut]:
-    manifest = read_manifest(job.source)
-    shard, reader = manifest.shards[job.number], ShardReader(job.source, manifest)
-    for index in range(shard.samples):
-        key, parts = reader.key(job.number, index), reader.sample(job.number, index)
+    reader = ShardReader(job.source, job.manifest)
+    for index in range(job.manifest.samples):
+        key, parts = reader.key(0, index), reader.sample(0, index)
         try:
             yield from job.derivation.samples(key, parts)
         except (CannotDecode, child.Failed) as error:
-            raise DamagedSample(shard.name, key, str(error)) from None
+            raise DamagedSample(job.manifest.shards[0].name, key, str(error)) from None

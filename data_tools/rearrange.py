@@ -192,33 +192,60 @@ def _reader(folder: str) -> ShardReader:
     return ShardReader(folder, read_manifest(folder))
 
 
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a split holds, in the order of the hashes of its keys: where, and which bytes."""
+
+    folder: Path
+    shards: Sequence[Shard]
+    keys: npt.NDArray[np.bytes_]
+    bytes: npt.NDArray[np.bytes_]
+    rows: npt.NDArray[np.int32]
+
+    def named(self, chosen: npt.NDArray[np.int64]) -> list[str]:
+        """The keys themselves, which stay in the indices."""
+        found, rows = [], self.rows[chosen]
+        for shard in np.unique(rows[:, 0]).tolist():
+            entries = read_index(self.folder, self.shards[shard])
+            found += [entries[n].key for n in rows[rows[:, 0] == shard, 1].tolist()]
+        return sorted(found)
+
+
 def diff(a: str | Path, b: str | Path) -> dict[str, Any]:
     """For each split: samples of one alone, of both, and those that are not the same."""
     left, right = ({folder.name: folder for folder in split_folders(Path(x))} for x in (a, b))
-    found = {}
-    for split in sorted({*left, *right}):
-        ours, theirs = _contents(left.get(split)), _contents(right.get(split))
-        both = ours.keys() & theirs.keys()
-        found[split] = {
-            "only_first": sorted(ours.keys() - theirs.keys()),
-            "only_second": sorted(theirs.keys() - ours.keys()),
-            "changed": sorted(key for key in both if ours[key] != theirs[key]),
-            "same": sum(1 for key in both if ours[key] == theirs[key]),
-        }
+    found = {
+        split: _differences(_contents(left.get(split)), _contents(right.get(split)))
+        for split in sorted({*left, *right})
+    }
     different = ("only_first", "only_second", "changed")
     equal = not any(one[kind] for one in found.values() for kind in different)
     return {"equal": equal, "splits": found}
 
 
-def _contents(folder: Path | None) -> dict[str, str]:
-    """The hash of each sample by key; equal samples are equal bytes, headers included."""
-    if folder is None:
-        return {}
+def _differences(ours: Contents, theirs: Contents) -> dict[str, Any]:
+    _, here, there = np.intersect1d(ours.keys, theirs.keys, True, return_indices=True)
+    same = ours.bytes[here] == theirs.bytes[there]
     return {
-        entry.key: entry.sha256
-        for shard in read_manifest(folder).shards
-        for entry in read_index(folder, shard)
+        "only_first": ours.named(np.setdiff1d(np.arange(len(ours.keys)), here, True)),
+        "only_second": theirs.named(np.setdiff1d(np.arange(len(theirs.keys)), there, True)),
+        "changed": ours.named(here[~same]),
+        "same": int(same.sum()),
     }
+
+
+def _contents(folder: Path | None) -> Contents:
+    """Equal samples are equal bytes, headers included; a split that is not there holds none."""
+    place, shards = (folder, read_manifest(folder).shards) if folder else (Path(), ())
+    keys, hashes, rows = bytearray(), bytearray(), array("i")
+    for number, shard in enumerate(shards):
+        for sample, entry in enumerate(read_index(place, shard)):
+            keys += hashlib.sha256(entry.key.encode()).digest()
+            hashes += bytes.fromhex(entry.sha256)
+            rows.extend((number, sample))
+    known, first = np.unique(np.frombuffer(keys, "S32"), return_index=True)
+    places = np.frombuffer(rows, np.int32).reshape(-1, 2)
+    return Contents(place, shards, known, np.frombuffer(hashes, "S32")[first], places[first])
 
 
 def text(answer: Mapping[str, Any]) -> str:

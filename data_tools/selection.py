@@ -1,13 +1,20 @@
 """The second pass: which clips are kept, where they go. A function of the probes, not of time."""
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from data_tools.items import Item
 from data_tools.settings import Settings
+
+ClipRows = npt.NDArray[np.int32]
+"""Of each clip, the number of its source and its number in it: there are millions of clips."""
 
 
 @dataclass(frozen=True)
@@ -31,45 +38,77 @@ class ClipPlan:
 class Selection:
     """Clips by split in their order, sources that cannot be used, clips that were left out."""
 
-    splits: dict[str, list[ClipPlan]] = field(default_factory=dict)
+    splits: dict[str, ClipRows] = field(default_factory=dict)
+    hashes: set[str] = field(default_factory=set)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
     filtered: list[dict[str, Any]] = field(default_factory=list)
     notes: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Gathered:
+    """The clips of a split, and the hash of each key, which gives an order: clips of one source do
+    not lie side by side.
+    """
+
+    def __init__(self, seed: int, split: str) -> None:
+        self._before = f"{seed}:{split}:"
+        self._rows, self._places = array("i"), bytearray()
+
+    def add(self, source: int, number: int, key: str) -> None:
+        self._rows.extend((source, number))
+        self._places += hashlib.sha256(f"{self._before}{key}".encode()).digest()
+
+    def in_order(self) -> ClipRows:
+        rows = np.frombuffer(self._rows, np.int32).reshape(-1, 2)
+        return rows[np.argsort(np.frombuffer(self._places, "S32"), kind="stable")]
 
 
 def make(
     probed: Iterable[tuple[Item, Mapping[str, Any]]], settings: Settings, seen: Iterable[str] = ()
 ) -> Selection:
     """`probed` in the order of names; `seen` are the hashes of sources that came before."""
-    plan = Selection()
+    plan, gathered = Selection(), dict[str, Gathered]()
     known = dict.fromkeys(seen, "an earlier part of the data set")
-    for item, found in probed:
+    for source, (item, found) in enumerate(probed):
         if "error" in found:
             plan.quarantine.append({"source": item.name, **found})
             continue
+        plan.hashes.add(found["sha256"])
         if settings.duplicates == "drop" and found["sha256"] in known:
             same = known[found["sha256"]]
             plan.filtered.append({"source": item.name, "reason": f"duplicate of {same}"})
             continue
         known[found["sha256"]] = item.name
         plan.notes += _notes(item, found)
-        _take_clips(plan, item, found, settings)
-    for split, clips in plan.splits.items():
-        plan.splits[split] = _shuffled(clips, split, settings.seed)
+        split = item.split or split_of(str(found["sha256"]), settings)
+        for number in _kept(plan, item, found, settings):
+            clips = gathered.setdefault(split, Gathered(settings.seed, split))
+            clips.add(source, number, key_of(item, number, settings))
+    plan.splits = {split: clips.in_order() for split, clips in gathered.items()}
     return plan
 
 
-def _take_clips(plan: Selection, item: Item, found: Mapping[str, Any], settings: Settings) -> None:
-    split = item.split or split_of(str(found["sha256"]), settings)
-    facts = {key: value for key, value in found.items() if key != "clips"}
+def _kept(
+    plan: Selection, item: Item, found: Mapping[str, Any], settings: Settings
+) -> Iterable[int]:
+    """The numbers of its clips; those that are left out are noted."""
     for number, piece in enumerate(found["clips"]):
         reason = refusal(found, piece, settings)
-        if reason:
-            frames = {"start": piece["start"], "end": piece["end"]}
-            plan.filtered.append({"source": item.name, **frames, "reason": reason})
+        if reason is None:
+            yield number
             continue
-        key = item.key if settings.mode != "clips" else f"{item.key}-{number:04d}"
-        plan.splits.setdefault(split, []).append(ClipPlan(key, item, facts, piece))
+        frames = {"start": piece["start"], "end": piece["end"]}
+        plan.filtered.append({"source": item.name, **frames, "reason": reason})
+
+
+def key_of(item: Item, number: int, settings: Settings) -> str:
+    return item.key if settings.mode != "clips" else f"{item.key}-{number:04d}"
+
+
+def clip(item: Item, found: Mapping[str, Any], number: int, settings: Settings) -> ClipPlan:
+    """One of those that were chosen, from what was found in its source."""
+    facts = {key: value for key, value in found.items() if key != "clips"}
+    return ClipPlan(key_of(item, number, settings), item, facts, found["clips"][number])
 
 
 def split_of(sha256: str, settings: Settings) -> str:
@@ -112,20 +151,11 @@ def _notes(item: Item, found: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"source": item.name, "note": note} for note in notes]
 
 
-def _shuffled(clips: Sequence[ClipPlan], split: str, seed: int) -> list[ClipPlan]:
-    """An order that a hash gives each key: clips of one source do not lie side by side."""
-
-    def place(clip: ClipPlan) -> bytes:
-        return hashlib.sha256(f"{seed}:{split}:{clip.key}".encode()).digest()
-
-    return sorted(clips, key=place)
-
-
-def shards(clips: Sequence[ClipPlan], per_shard: int) -> list[list[ClipPlan]]:
+def shards(clips: ClipRows, per_shard: int) -> list[ClipRows]:
     """As few shards as the limit allows, equal in length to one."""
     count = -(-len(clips) // per_shard)
     edges = [round(number * len(clips) / count) for number in range(count + 1)]
-    return [list(clips[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    return [clips[a:b] for a, b in zip(edges, edges[1:], strict=False)]
 
 
 def digest(clips: Sequence[ClipPlan]) -> str:

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_tools import selection, summary
 from data_tools.finding import changed, find
@@ -42,23 +42,33 @@ TOGETHER = 128
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
+class Probed(NamedTuple):
+    """A source, and the journal entry of what was found in it."""
+
+    item: Item
+    path: str
+
+
 @dataclass(frozen=True)
 class Probing:
     """Sources to probe, each with the journal entry that it gets."""
 
-    items: tuple[Item, ...]
-    paths: tuple[str, ...]
+    sources: tuple[Probed, ...]
     settings: Settings
     ticks: str
 
 
 @dataclass(frozen=True)
 class Writing:
-    """One shard to write, and the journal entry that it gets."""
+    """One shard to write, and the journal entry that it gets.
+
+    A clip is its source and its number in it: what was found stays in the journal until then.
+    """
 
     folder: str
     number: int
-    clips: tuple[ClipPlan, ...]
+    sources: tuple[Probed, ...]
+    numbers: tuple[int, ...]
     settings: Settings
     path: str
     ticks: str
@@ -108,10 +118,11 @@ def _shard_part(
     out: Path, journal: Journal, items: list[Item], settings: Settings, run: Run, quiet: bool
 ) -> None:
     done = journal.done()
-    probed = _probe_all(out, journal, items, settings, run, quiet)
+    sources = _probe_all(out, journal, items, settings, run, quiet)
     seen = [sha for part in done for sha in part["sha256"]]
+    probed = ((source.item, _entry(source.path)) for source in sources)
     planned = selection.make(probed, settings, seen)
-    written = _write_all(out, journal, len(done), planned, settings, run, quiet)
+    written = _write_all(out, journal, len(done), sources, planned, settings, run, quiet)
     for split, shards in written.items():
         _extend_manifest(out / split, split, shards, settings, len(done))
     lost = [entry for shards in written.values() for one in shards for entry in one["lost"]]
@@ -123,7 +134,7 @@ def _shard_part(
                 item.name: {"stamp": list(changed(item)), "used": item.name not in refused}
                 for item in items
             },
-            "sha256": sorted({found["sha256"] for _, found in probed if "sha256" in found}),
+            "sha256": sorted(planned.hashes),
             "quarantine": [*planned.quarantine, *lost],
             "filtered": planned.filtered,
             "notes": planned.notes,
@@ -136,31 +147,33 @@ def _shard_part(
 
 def _probe_all(
     out: Path, journal: Journal, items: list[Item], settings: Settings, run: Run, quiet: bool
-) -> list[tuple[Item, dict[str, Any]]]:
+) -> list[Probed]:
     how = {**settings.as_json(), "probe": PROBE_VERSION}
-    paths = {item.name: journal.probe_path(asdict(item), changed(item), how) for item in items}
-    missing = [item for item in items if read(paths[item.name]) is None]
+    sources = [
+        Probed(item, str(journal.probe_path(asdict(item), changed(item), how))) for item in items
+    ]
+    missing = [source for source in sources if read(Path(source.path)) is None]
     together = TOGETHER if settings.mode == "images" else 1
     ticks = journal.folder / TICKS
     jobs = [
-        Probing(tuple(group), tuple(str(paths[i.name]) for i in group), settings, str(ticks))
-        for group in (missing[at : at + together] for at in range(0, len(missing), together))
+        Probing(tuple(missing[at : at + together]), settings, str(ticks))
+        for at in range(0, len(missing), together)
     ]
     with ticking(ticks, "probed", len(missing), quiet):
         for _ in run(probe_items, jobs):
             pass
-    return [(item, _entry(paths[item.name])) for item in items]
+    return sources
 
 
-def _entry(path: Path) -> dict[str, Any]:
-    found = read(path)
+def _entry(path: str) -> dict[str, Any]:
+    found = read(Path(path))
     if found is None:
         raise RunError(f"{path} has gone while the job ran; start it again")
     return found
 
 
 def probe_items(job: Probing) -> None:
-    for item, path in zip(job.items, job.paths, strict=True):
+    for item, path in job.sources:
         found = _probed(item, job.settings)
         write(Path(path), found)
         failed = "error" in found
@@ -184,6 +197,7 @@ def _write_all(
     out: Path,
     journal: Journal,
     part: int,
+    sources: Sequence[Probed],
     planned: Selection,
     settings: Settings,
     run: Run,
@@ -200,7 +214,8 @@ def _write_all(
             Writing(
                 str(folder),
                 first + number,
-                tuple(group),
+                tuple(sources[source] for source in group[:, 0]),
+                tuple(group[:, 1].tolist()),
                 settings,
                 str(journal.shard_path(part, split, first + number)),
                 str(ticks),
@@ -209,10 +224,10 @@ def _write_all(
         ]
     every = [job for of_split in jobs.values() for job in of_split]
     missing = [job for job in every if not _is_written(job)]
-    with ticking(ticks, "wrote clips of shards", sum(len(job.clips) for job in missing), quiet):
+    with ticking(ticks, "wrote clips of shards", sum(len(job.numbers) for job in missing), quiet):
         for _ in run(write_clips, missing):
             pass
-    return {split: [_entry(Path(job.path)) for job in own] for split, own in jobs.items()}
+    return {split: [_entry(job.path) for job in own] for split, own in jobs.items()}
 
 
 def _shards_before(folder: Path, part: int) -> int:
@@ -228,30 +243,46 @@ def _shards_before(folder: Path, part: int) -> int:
 
 def _is_written(job: Writing) -> bool:
     entry = read(Path(job.path))
-    if entry is None or entry["plan"] != selection.digest(job.clips):
+    if entry is None or entry["plan"] != selection.digest(_clips(job)):
         return False
     return size_problem(Path(job.folder), Shard(**entry["shard"])) is None
+
+
+def _clips(job: Writing) -> list[ClipPlan]:
+    """In their order; each source's entry is read once, and its other clips are let go."""
+    places: dict[Probed, list[int]] = {}
+    for place, source in enumerate(job.sources):
+        places.setdefault(source, []).append(place)
+    clips: dict[int, ClipPlan] = {}
+    for source, own in places.items():
+        found = _entry(source.path)
+        for place in own:
+            number = job.numbers[place]
+            clips[place] = selection.clip(source.item, found, number, job.settings)
+    return [clips[place] for place in range(len(clips))]
 
 
 def write_clips(job: Writing) -> None:
     """One shard, and then its journal entry."""
     lost: list[dict[str, Any]] = []
-    tally = Census()
+    tally, clips = Census(), _clips(job)
     path = Path(job.folder) / shard_name(job.number)
-    shard = write_shard(path, _samples(job, lost, tally))
+    shard = write_shard(path, _samples(job, clips, lost, tally))
     write(
         Path(job.path),
         {
             "shard": asdict(shard),
-            "plan": selection.digest(job.clips),
+            "plan": selection.digest(clips),
             "lost": lost,
             "tally": tally.as_json(),
         },
     )
 
 
-def _samples(job: Writing, lost: list[dict[str, Any]], tally: Census) -> Iterable[Sample]:
-    for clip in job.clips:
+def _samples(
+    job: Writing, clips: Sequence[ClipPlan], lost: list[dict[str, Any]], tally: Census
+) -> Iterable[Sample]:
+    for clip in clips:
         try:
             parts = child.call(sample_parts, clip, job.settings, limit_s=job.settings.limit_s)
         except (RunError, UserError) as error:

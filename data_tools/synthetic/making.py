@@ -24,8 +24,8 @@ from hvdm.data.schema import (
     splits,
     write_manifest,
 )
-from hvdm.data.shards import check_sizes
-from hvdm.errors import UserError, closest
+from hvdm.data.shards import sizes_problem
+from hvdm.errors import RunError, UserError, closest
 from hvdm.media.h264 import encode_h264
 
 GENERATOR = "synthetic"
@@ -176,7 +176,8 @@ def _found(out: Path, counts: dict[str, int], wanted: dict[str, Any]) -> dict[st
     if set(manifests) != set(counts):
         raise UserError(f"{out} lacks a split that it was made with; remove it and make it anew")
     for name, manifest in manifests.items():
-        check_sizes(out / name, manifest.shards)
+        if problem := sizes_problem(out / name, manifest.shards):
+            raise RunError(problem)
     return {name: manifests[name] for name in counts}
 
 

@@ -123,7 +123,10 @@ class Shards:
     path: str
 
     def identity(self) -> dict[str, Any]:
-        manifest = opened(self.path).manifest
+        reader = opened(self.path)
+        if problem := reader.size_problem():
+            raise RunError(problem)
+        manifest = reader.manifest
         return {"what": "shards", "manifest": manifest_hash(manifest), "split": manifest.split}
 
     def count(self) -> int:

@@ -148,6 +148,12 @@ class Loader:
             own["beside"] = sorted(manifest_hash(one.manifest) for one in beside)
         return own
 
+    def size_problem(self, part: tuple[int, int] = (0, 1)) -> str | None:
+        """A shard that is missing or cut; `part` of how many share the work."""
+        readers = [source.reader for source in self.sources]
+        readers += [reader for source in self.sources for reader in source.beside.values()]
+        return next((text for reader in readers if (text := reader.size_problem(part))), None)
+
     # Rows
 
     def rows(self, draws: Sequence[int]) -> Batch:

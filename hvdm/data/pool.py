@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hvdm.data import child
-from hvdm.data.rows import Reading, Row, SplitReader, Unreadable
+from hvdm.data.rows import Manifests, Reading, Row, SplitReader, Unreadable
 from hvdm.data.schema import DamagedSample
+from hvdm.data.shards import INDICES_KEPT
 
 
 class ReadTask(NamedTuple):
@@ -34,7 +35,10 @@ def perform(sources: Sequence[SplitReader], task: ReadTask) -> tuple[Row, list[U
 
 
 class ContainedReader(SplitReader):
-    """Reads each row in a child process, within limits of time and memory."""
+    """Reads each row in a child process, within limits of time and memory.
+
+    A child knows the shards that it reads, and no manifest.
+    """
 
     def __init__(self, folder: str | Path, reading: Reading, number: int = 0) -> None:
         super().__init__(folder, reading, number)
@@ -43,8 +47,9 @@ class ContainedReader(SplitReader):
     def row(self, shard: int, sample: int, draw: int, shuffled: bool) -> Row:
         limit_s = self.reading.stall_s
         try:
-            own = (self._name, self.place, self.reading, self.number)
-            return child.call(_row, own, shard, sample, draw, shuffled, limit_s=limit_s)
+            name = f"{self._name} {shard}"
+            own = (self.place, self.reading, self.number, self.of_shard(shard))
+            return child.call(_row, name, own, sample, draw, shuffled, limit_s=limit_s)
         except child.Failed as error:
             name, key = self.manifest.shards[shard].name, self.reader.key(shard, sample)
             raise DamagedSample(name, key, str(error)) from None
@@ -53,15 +58,16 @@ class ContainedReader(SplitReader):
 _readers: dict[str, SplitReader] = {}
 
 
-def _row(own: tuple[str, str, Reading, int], *which: Any) -> Row:
-    """In a child, which opens each reader once."""
-    name, folder, reading, number = own
+def _row(name: str, own: tuple[str, Reading, int, Manifests], *which: Any) -> Row:
+    """In a child, which opens each shard once, and holds as many as a reader has indices."""
     if name not in _readers:
         import torch
 
         torch.set_num_threads(1)
-        _readers[name] = SplitReader(folder, reading, number)
-    return _readers[name].row(*which)
+        if len(_readers) >= INDICES_KEPT:
+            _readers.clear()
+        _readers[name] = SplitReader(*own)
+    return _readers[name].row(0, *which)
 
 
 class DecoderPool:

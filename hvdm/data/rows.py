@@ -13,9 +13,9 @@ from hvdm.data.clips import ClipSpec, Values
 from hvdm.data.decode import CannotDecode
 from hvdm.data.facts import whole
 from hvdm.data.fields import Field, RawSample, about_of, present
-from hvdm.data.schema import DamagedSample, Manifest, manifest_hash, read_manifest
+from hvdm.data.schema import DamagedSample, Manifest, manifest_hash, one_shard, read_manifest
 from hvdm.data.shards import ShardReader
-from hvdm.data.store import OUTAGE_S, Cache, Unreachable, open_store
+from hvdm.data.store import OUTAGE_S, Cache, Store, Unreachable, open_store
 from hvdm.errors import RunError, UserError
 
 
@@ -66,21 +66,35 @@ class Damage:
             self.samples.add((loss.shard, loss.key))
 
 
-class SplitReader:
-    """One split of a data set, with what was derived of it; `number` is its place in a mixture."""
+Manifests = Mapping[str, Manifest]
+"""By place: that of a split, then those of what was derived of it."""
 
-    def __init__(self, folder: str | Path, reading: Reading, number: int = 0) -> None:
+
+class SplitReader:
+    """One split of a data set, with what was derived of it; `number` is its place in a mixture.
+
+    Manifests that are given are not read.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        reading: Reading,
+        number: int = 0,
+        manifests: Manifests | None = None,
+    ) -> None:
         self.reading, self.number, self.place = reading, number, str(folder)
-        self.reader = _shards(folder, reading)
+        known = manifests or _manifests(self.place, reading)
+        readers = {place: _shards(place, reading, one) for place, one in known.items()}
+        self.reader = readers.pop(self.place)
         self.manifest: Manifest = self.reader.manifest
-        derived = {place: _shards(place, reading) for place in reading.beside}
-        own = manifest_hash(self.manifest) if derived else None
-        self.beside = {
-            place: reader
-            for place, reader in derived.items()
-            if reader.manifest.provenance.get("from") == own
-        }
+        self.beside = readers
         self.known = Damage()
+
+    def of_shard(self, shard: int) -> Manifests:
+        """What is known of one shard, and of those that were derived of it."""
+        readers = {self.place: self.reader, **self.beside}
+        return {place: one_shard(reader.manifest, shard) for place, reader in readers.items()}
 
     def row(self, shard: int, sample: int, draw: int, shuffled: bool) -> Row:
         """The sample as it is; damage is an error."""
@@ -163,10 +177,22 @@ class SplitReader:
         return Row(values, name, draw)
 
 
-def _shards(folder: str | Path, reading: Reading) -> ShardReader:
-    store = open_store(folder, reading.timeout_s, reading.outage_s)
+def _manifests(place: str, reading: Reading) -> Manifests:
+    """Of the split, and of those beside it that were derived of it as it is."""
+    own = read_manifest(_store(place, reading))
+    derived = {other: read_manifest(_store(other, reading)) for other in reading.beside}
+    made_from = manifest_hash(own) if derived else None
+    kept = {key: one for key, one in derived.items() if one.provenance.get("from") == made_from}
+    return {place: own, **kept}
+
+
+def _store(place: str, reading: Reading) -> Store:
+    return open_store(place, reading.timeout_s, reading.outage_s)
+
+
+def _shards(place: str, reading: Reading, manifest: Manifest) -> ShardReader:
     cache = Cache(reading.cache, int(reading.cache_gb * 1e9)) if reading.cache else None
-    return ShardReader(store, read_manifest(store), cache)
+    return ShardReader(_store(place, reading), manifest, cache)
 
 
 def _total(timed: Field, raw: RawSample) -> int:

@@ -101,6 +101,13 @@ def manifest_hash(manifest: Manifest) -> str:
     return sha256_of(canonical(asdict(manifest)))
 
 
+def one_shard(manifest: Manifest, number: int) -> Manifest:
+    """Of a single shard, or of none where there is no such one."""
+    shards = manifest.shards[number : number + 1]
+    total = sum(shard.samples for shard in shards)
+    return Manifest(manifest.version, manifest.split, total, shards, {})
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     text = json.dumps(asdict(manifest), indent=1, sort_keys=True, ensure_ascii=False)
     atomic_write(folder / MANIFEST, f"{text}\n")

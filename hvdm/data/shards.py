@@ -76,10 +76,13 @@ class ShardReader:
         self.store = open_store(folder) if isinstance(folder, str | Path) else folder
         self.manifest, self._cache = manifest, cache
         self._ends = np.cumsum([shard.samples for shard in manifest.shards])
-        if self.store.local is not None:
-            check_sizes(self.store.local, manifest.shards)
         self._index = lru_cache(maxsize=INDICES_KEPT)(self._read_index)
         self._numbers = lru_cache(maxsize=INDICES_KEPT)(self._numbers_of)
+
+    def size_problem(self, part: tuple[int, int] = (0, 1)) -> str | None:
+        """What is missing or cut of a folder; `part` of how many share the work."""
+        shards = self.manifest.shards[part[0] :: part[1]]
+        return None if self.store.local is None else sizes_problem(self.store.local, shards)
 
     def _read_index(self, shard: int) -> tuple[Entry, ...]:
         found = self.manifest.shards[shard]
@@ -141,9 +144,10 @@ def size_problem(folder: Path, shard: Shard) -> str | None:
     return None if size == wanted else f"shard {path} has {size} bytes instead of {wanted}"
 
 
-def check_sizes(folder: Path, shards: Iterable[Shard]) -> None:
-    """Stops before the first step when a shard is missing or cut."""
+def sizes_problem(folder: Path, shards: Iterable[Shard]) -> str | None:
+    """Asks for the size of every file, which is what only one process should do."""
     problems = [problem for shard in shards if (problem := size_problem(folder, shard))]
-    if problems:
-        more = f" (and {len(problems) - 1} more shards)" if len(problems) > 1 else ""
-        raise RunError(f"{problems[0]}{more}; restore it, or see `hvdm data verify {folder}`")
+    if not problems:
+        return None
+    more = f" (and {len(problems) - 1} more shards)" if len(problems) > 1 else ""
+    return f"{problems[0]}{more}; restore it, or see `hvdm data verify {folder}`"

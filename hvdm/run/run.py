@@ -21,7 +21,7 @@ from hvdm.checkpoint import checkpoint, places
 from hvdm.config import Resume, RunConfig
 from hvdm.data.loader import Loader
 from hvdm.disk import atomic_write
-from hvdm.errors import UserError
+from hvdm.errors import RunError, UserError
 from hvdm.events import (
     Console,
     JsonLines,
@@ -76,6 +76,7 @@ def train(
         claimed(run) as held,
         building.build_loader(config, config.data.train) as loader,
     ):
+        _check_sizes(loader)
         resuming.from_main(lambda: identity.check_latents(config, loader))
         places.know(config.checkpoint.path)
         resuming.from_main(lambda: places.move_checkpoints(run, config.checkpoint.path))
@@ -83,6 +84,13 @@ def train(
         with _timed("networks and engine", say):
             session = _session(config, device, report)
         return _train(session, loader, run, say, [*sources, held])
+
+
+def _check_sizes(loader: Loader) -> None:
+    """Stops all ranks before the first step; each asks for a share of the shards."""
+    found = dist.all_gather(loader.size_problem((dist.rank(), dist.world())))
+    if problem := next(filter(None, found), None):
+        raise RunError(problem)
 
 
 def _session(config: RunConfig, device: torch.device, report: Reporter) -> Session:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import webdataset
 
+from hvdm.data import shards
 from hvdm.data.schema import DamagedSample, read_manifest
 from hvdm.data.shards import ShardReader
 from hvdm.errors import RunError
@@ -47,15 +48,29 @@ def test_many_threads_read_the_same(clips_folder: Path) -> None:
     assert together == alone * 16
 
 
-def test_a_short_or_missing_shard_is_found_at_opening(split: Path) -> None:
-    manifest, shard = read_manifest(split), split / "shard-000002.tar"
+def test_a_short_or_missing_shard_is_found_when_sizes_are_asked_for(split: Path) -> None:
+    reader, shard = ShardReader(split, read_manifest(split)), split / "shard-000002.tar"
+    assert reader.size_problem() is None
     shard.write_bytes(shard.read_bytes()[: 20 * 512])
-    with pytest.raises(RunError, match=r"shard-000002.tar has 10240 bytes instead of"):
-        ShardReader(split, manifest)
+    assert "shard-000002.tar has 10240 bytes instead of" in str(reader.size_problem())
     shard.unlink()
     (split / "shard-000003.tar").unlink()
-    with pytest.raises(RunError, match=r"shard-000002.tar is missing \(and 1 more"):
-        ShardReader(split, manifest)
+    assert "shard-000002.tar is missing (and 1 more" in str(reader.size_problem())
+    assert "shard-000003.tar is missing; restore" in str(reader.size_problem((1, 2)))
+    assert reader.size_problem((1, 4)) is None
+
+
+def test_ranks_share_the_question_for_sizes(split: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening asks for none; what the ranks ask for is every shard once."""
+    asked: list[str] = []
+    honest = shards.size_problem
+    monkeypatch.setattr(
+        shards, "size_problem", lambda folder, one: asked.append(one.name) or honest(folder, one)
+    )
+    reader, world = ShardReader(split, read_manifest(split)), 3
+    assert reader.sample(0, 0) and not asked
+    assert [reader.size_problem((rank, world)) for rank in range(world)] == [None] * world
+    assert sorted(asked) == sorted(shard.name for shard in reader.manifest.shards)
 
 
 def test_a_changed_byte_is_found_at_reading(split: Path) -> None:

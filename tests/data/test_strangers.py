@@ -321,6 +321,16 @@ def test_a_sample_that_kills_its_decoder_gives_way_when_processes_decode(
     assert lost.key == "a" and "crashed the decoder (SIGSEGV)" in lost.reason
 
 
+def test_a_child_reads_no_manifest(tmp_path: Path) -> None:
+    """It is told of the shard that it reads: manifests name a hundred thousand."""
+    split = tmp_path / "set/train"
+    split_of(split, [Sample("a", {"png": png_of(16, 16)}), Sample("b", {"png": png_of(16, 16)})])
+    options = ReadOptions(pool="processes")
+    with Loader(split, ClipSpec(1, 16, 16), threads=1, options=options) as loader:
+        (split / "manifest.json").unlink()
+        assert set(loader.rows([0, 1]).keys) == {"shard-000000.tar/a", "shard-000000.tar/b"}
+
+
 def test_no_demuxer_is_asked_to_guess() -> None:
     for head in (b"", b"#EXTM3U", SDP, b"ffconcat version 1.0", b"GIF", b"RIFF\0\0\0\0WAVE"):
         assert containers.demuxer_of(head) is None

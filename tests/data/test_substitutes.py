@@ -141,8 +141,8 @@ def test_a_shard_cut_anywhere_is_an_error(split: Path) -> None:
     whole, chosen = path.read_bytes(), random.Random(1)
     for _ in range(200):
         path.write_bytes(whole[: chosen.randrange(len(whole))])
-        with pytest.raises(RunError, match=r"shard-000001.tar has \d+ bytes instead of"):
-            open_loader(split)
+        with open_loader(split, threads=0) as loader:
+            assert "shard-000001.tar has" in str(loader.size_problem())
 
 
 @pytest.mark.parametrize("seed", range(25))

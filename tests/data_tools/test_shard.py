@@ -347,7 +347,8 @@ def cut_after_others(items: list[Any], settings: Settings) -> bytes:
     clips = []
     for item in items:
         found = probe(item, settings)
-        clips += selection.make([(item, found)], settings).splits["train"][:1]
+        number = selection.make([(item, found)], settings).splits["train"][0, 1]
+        clips.append(selection.clip(item, found, number, settings))
     return [sample_parts(clip, settings)["mp4"] for clip in clips][-1]
 
 

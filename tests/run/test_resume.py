@@ -1,7 +1,10 @@
 """A run that was killed and resumed is the run that was not."""
 
+import json
 import os
+import pickle
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from hvdm.checkpoint import checkpoint, writing
-from hvdm.config import CheckpointConfig, RunConfig, Samples, renewed
+from hvdm import dist
+from hvdm.checkpoint import checkpoint, storage, writing
+from hvdm.config import CheckpointConfig, LogConfig, RunConfig, Samples, renewed
 from hvdm.errors import RunError, UserError
 from hvdm.run import claims, run
 from hvdm.train.loop import train_step
@@ -213,3 +217,47 @@ def test_a_run_from_before_the_recipe_said_what_it_reads_goes_on() -> None:
     assert now["model"] == {"width": 8, "before": 8}
     assert now["data"] == {"path": "set", "flip": 0.5, "turn": 0.0}
     assert renewed(now) == now and renewed({"imported": "x"}) == {"imported": "x"}
+
+
+def stopped_by(config: RunConfig) -> str:
+    """In a rank process."""
+    with pytest.raises(RunError) as found:
+        run.train(config, sinks=())
+    return str(found.value)
+
+
+@pytest.mark.processes
+def test_a_shard_that_is_cut_stops_all_ranks_before_the_first_step(
+    shapes: Path, tmp_path: Path, two_ranks: Ranks
+) -> None:
+    """Each rank asks for the sizes of its share, and all hear what any of them found."""
+    damaged = Path(shutil.copytree(shapes, tmp_path / "set"))
+    (damaged / "train/shard-000003.tar").write_bytes(b"")
+    said = two_ranks.run(stopped_by, run_config(tmp_path / "run", damaged))
+    assert said[0] == said[1] and "shard-000003.tar has 0 bytes instead of" in said[0]
+    assert not list((tmp_path / "run").glob("checkpoints/step-*"))
+
+
+def test_what_ranks_tell_each_other_at_a_save_does_not_grow_with_what_was_lost(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log line is one exchange; and what a checkpoint said already is told by nobody again."""
+    config = run_config(tmp_path / "run", shapes, steps=1)
+    run.train(config, sinks=())
+    (manifest,) = (tmp_path / "run/checkpoints").glob("step-*/manifest.json")
+    told = [[1, 0, "shard-000000.tar", f"train-{n:08d}", "x" * 9000, "train-3"] for n in range(3)]
+    content = {**json.loads(manifest.read_bytes()), "substitutions": told}
+    manifest.write_bytes(storage.dumped(content))
+    gathered: list[int] = []
+    honest = dist.all_gather
+    monkeypatch.setattr(
+        dist, "all_gather", lambda v: gathered.append(len(pickle.dumps(v))) or honest(v)
+    )
+    every = LogConfig(every=Samples(config.batch), tensorboard=False)
+    data = replace(config.data, damaged=1.0)
+    run.train(replace(config, steps=4, data=data, log=every), sinks=())
+    few, last = len(gathered), checkpoint.choose(tmp_path / "run", None)
+    assert last.manifest["substitutions"] == told and max(gathered) < 9000
+    gathered.clear()
+    run.train(replace(config, steps=14, data=data, log=every), sinks=())
+    assert len(gathered) == few + 7  # ten steps for three, and a line for each
