@@ -73,8 +73,12 @@ def start(device: torch.device, timeout_s: int) -> bool:
     """Joins the process group that the environment describes; False where there is none to join."""
     if torch_dist.is_initialized() or not launched_by_environment():
         return False
-    torch_dist.init_process_group(backend_of(device), timeout=timedelta(seconds=timeout_s))
+    join(backend_of(device), timeout_s)
     return True
+
+
+def join(library: str, timeout_s: int) -> None:
+    torch_dist.init_process_group(library, timeout=timedelta(seconds=timeout_s))
 
 
 def start_alone(device: torch.device, timeout_s: int) -> None:

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from hvdm import dist
-
 SIGNAL, DRAINED, RESIZED, ASKED = "signal", "drained", "resized", "asked"
 REASONS = ("", SIGNAL, DRAINED, RESIZED, ASKED)
 """What is further behind wins where ranks have different reasons."""
@@ -62,6 +60,8 @@ def listen(numbers: Sequence[int]) -> dict[int, Any]:
 
 def agreed(sources: Sequence[StopSource]) -> str:
     """All ranks together, between two steps: why to stop now, the same on all of them."""
+    from hvdm import dist  # the rest is for Ray's controller too, which does without torch
+
     own = [SIGNAL] if _heard else []
     own += [source() for source in sources]
     return REASONS[dist.all_max(max((REASONS.index(reason) for reason in own), default=0))]

@@ -1,49 +1,118 @@
 """What Ray Train calls of ours: on each worker before its process group, on the controller after a
-loss. Imported only once Ray is, with its environment set (`cluster`)."""
+loss; and what it is to leave out. Imported only once Ray is, its environment set (`cluster`)."""
 
 import json
+import os
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray.exceptions
-from ray.train.torch import TorchConfig
+from ray.train._internal.utils import get_address_and_port
+from ray.train.backend import Backend as RayBackend
+from ray.train.backend import BackendConfig
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from hvdm.events import JsonLines, Tail
 from hvdm.run import stopping
 from hvdm.run.ledger import ENDS
 from launcher.workers import interfaces, stop_file
 
-_RayBackend: Any = TorchConfig().backend_cls
 LOSSES = "losses"
 
 
-class Backend(_RayBackend):
-    def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        """The workers' main threads run this: only there a signal handler can be set."""
-        worker_group.execute(prepare_worker)
-        super().on_start(worker_group, backend_config)
+@dataclass(frozen=True)
+class GroupConfig(BackendConfig):
+    library: str
+    timeout_s: int
 
-    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
-        """The processes end next, and the group with them.
-
-        Ray would destroy it first, which can wait for a lost peer, and which makes a world of one
-        for a thread that still trains.
-        """
-
-
-class GroupConfig(TorchConfig):
     @property
     def backend_cls(self) -> Any:
         return Backend
 
 
+class Backend(RayBackend):
+    """Ray's own for torch would have the controller import torch, before it starts any worker."""
+
+    share_cuda_visible_devices = True
+
+    def on_start(self, worker_group: Any, backend_config: GroupConfig) -> None:
+        """The workers' main threads run this: only there a signal handler can be set."""
+        worker_group.execute(prepare_worker)
+        address, port = worker_group.execute_single(0, get_address_and_port)
+        places = [worker.distributed_context for worker in worker_group.get_workers()]
+        joining = []
+        for rank, place in enumerate(places):
+            told = {
+                "MASTER_ADDR": address,
+                "MASTER_PORT": str(port),
+                "RANK": str(place.world_rank),
+                "WORLD_SIZE": str(place.world_size),
+                "LOCAL_RANK": str(place.local_rank),
+                "LOCAL_WORLD_SIZE": str(place.local_world_size),
+                "NODE_RANK": str(place.node_rank),
+            }
+            joining.append(worker_group.execute_single_async(rank, join, told, backend_config))
+        ray.get(joining)
+
+    def on_shutdown(self, worker_group: Any, backend_config: GroupConfig) -> None:
+        """The processes end next, and the group with them.
+
+        Destroyed first, it can wait for a lost peer, and it makes a world of one for a thread that
+        still trains.
+        """
+
+
+class Trainer(DataParallelTrainer):
+    """Without the processes that nobody here asks for; a start waits for some of them.
+
+    No rows come from Ray Data. Where Ray ends with the command (`alone`), nothing is left to tidy
+    up, and no autoscaler to ask for machines.
+    """
+
+    def __init__(self, *args: Any, alone: bool, **settings: Any) -> None:
+        self._alone = alone
+        super().__init__(*args, **settings)
+
+    def _create_default_callbacks(self) -> list[Any]:
+        spared: tuple[type, ...] = (DatasetsCallback,)
+        if self._alone:
+            spared += (PlacementGroupCleanerCallback,)
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, spared)]
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        if self._alone and not self.scaling_config.elasticity_enabled:
+            parts["scaling_policy"] = _AsManyAsAsked(self.scaling_config)
+        return super()._initialize_and_run_controller(**parts)
+
+
+class _AsManyAsAsked(FixedScalingPolicy):
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Asks no autoscaler."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Nor later."""
+
+
 def prepare_worker() -> None:
     stopping.listen((signal.SIGTERM,))
     interfaces.use(ray.util.get_node_ip_address())
+
+
+def join(told: Mapping[str, str], config: GroupConfig) -> None:
+    """The process group, on a worker. A collective that timed out ends its process."""
+    from hvdm import dist
+
+    os.environ.update(told)
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    dist.join(config.library, config.timeout_s)
 
 
 class Watch(WorkerGroupCallback, ControllerCallback):

@@ -25,10 +25,12 @@ Stream = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 Executor = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 
 # Set before Ray is imported: `uv run` would have Ray build the environment anew on every worker;
-# slow polling is most of the time from a lost worker to the next step; and an elastic group waits
+# processes started ahead are not of our jobs' environment, so nothing would ever run in them; slow
+# polling is most of the time from a lost worker to the next step; and an elastic group waits
 # for the room of a lost node as long as a start may take, before it goes on with fewer workers.
 ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
@@ -97,7 +99,7 @@ def _connect(ray: Any, cluster: ClusterConfig, folder: str | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     # the command judges the run folders that it hands to its workers
     runtime: dict[str, Any] = {"env_vars": {trust.TOLD: "1"}}
-    if cluster.spares:
+    if spares.begin_warm(cluster):
         runtime["worker_process_setup_hook"] = spares.HOOK
     if cluster.name == "existing":
         options["address"] = cluster.address or "auto"
@@ -109,7 +111,8 @@ def _connect(ray: Any, cluster: ClusterConfig, folder: str | None) -> None:
         runtime["env_vars"] |= {"PYTHONPATH": os.pathsep.join(_import_path())}
     options["runtime_env"] = runtime
     try:
-        ray.init(**options)
+        with _bare_node() if cluster.name == "local" else nullcontext():
+            ray.init(**options)
         _keep_to_ourselves(Path.home() / ".ray" / "auth_token")
     except (ConnectionError, RuntimeError, ValueError) as error:
         line = str(error).strip().splitlines()[0]
@@ -118,6 +121,27 @@ def _connect(ray: Any, cluster: ClusterConfig, folder: str | None) -> None:
             "Ray there with `ray start`, or use cluster=local; a cluster that wants a token needs "
             "RAY_AUTH_MODE=token here, and the head's ~/.ray/auth_token"
         ) from None
+
+
+@contextmanager
+def _bare_node() -> Iterator[None]:
+    """What Ray starts here is without dashboard, autoscaler and forwarding of logs.
+
+    `ray.init` takes no such wish, and waits for the first of them.
+    """
+    from ray._private import node
+
+    class Bare(node.Node):
+        def _spared(self, **wishes: Any) -> None:
+            """A process that nobody would ask anything."""
+
+        start_api_server = start_monitor = start_log_monitor = _spared
+
+    whole, node.Node = node.Node, Bare
+    try:
+        yield
+    finally:
+        node.Node = whole
 
 
 def _keep_to_ourselves(token: Path) -> None:

@@ -18,6 +18,7 @@ from launcher.workers import reaching, spares
 from launcher.workers.cluster import ray_module
 
 _RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
+_WATCHES_DRAINS = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 Worker = Callable[[Mapping[str, Any]], None]
 
 
@@ -33,6 +34,10 @@ def fit(
     Ray Train runs in a thread of its own: in the main one it would take SIGINT for itself.
     """
     ray = ray_module()
+    alone = cluster.name == "local"
+    os.environ[_WATCHES_DRAINS] = "0" if alone else "1"  # no node of this machine's own is drained
+    if alone:
+        spares.ahead(cluster.workers, _own(argument, cluster))
     trainer = _trainer(function, argument, cluster, folder)
     watch = _Head(ray.get_runtime_context().gcs_address) if cluster.name == "existing" else None
     try:
@@ -46,18 +51,18 @@ def _trainer(
     function: Worker, argument: Mapping[str, Any], cluster: ClusterConfig, folder: Path
 ) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     from launcher.workers import backend
 
     resources = {"CPU": cluster.cpus_per_worker}
     if cluster.gpus_per_worker:
         resources["GPU"] = cluster.gpus_per_worker
-    return TorchTrainer(
+    return backend.Trainer(
         function,
+        alone=cluster.name == "local",
         train_loop_config=dict(argument),
-        torch_config=backend.GroupConfig(
-            backend="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.timeout_s
+        backend_config=backend.GroupConfig(
+            library="nccl" if cluster.gpus_per_worker else "gloo", timeout_s=cluster.timeout_s
         ),
         scaling_config=ScalingConfig(
             num_workers=_count(cluster),
@@ -68,18 +73,19 @@ def _trainer(
         run_config=RunConfig(
             name=f"{folder.name}-{time.time_ns()}",
             storage_path=str(folder / "logs" / "ray"),
-            worker_runtime_env=_worker_environment(argument, cluster),
+            worker_runtime_env={"env_vars": _own(argument, cluster)},
             failure_config=FailureConfig(max_failures=cluster.max_failures),
             callbacks=[backend.Watch(str(folder), cluster.timeout_s)],
         ),
     )
 
 
-def _worker_environment(argument: Mapping[str, Any], cluster: ClusterConfig) -> dict[str, Any]:
-    if not cluster.spares:
+def _own(argument: Mapping[str, Any], cluster: ClusterConfig) -> dict[str, str]:
+    """By which a worker's process knows that it is one, before it is told what to train."""
+    if not spares.begin_warm(cluster):
         return {}
     engine = argument.get("engine", {}).get("name", "local")
-    return {"env_vars": spares.environment(engine, cluster.gpus_per_worker)}
+    return spares.environment(engine, cluster.gpus_per_worker)
 
 
 def _count(cluster: ClusterConfig) -> int | tuple[int, int]:

@@ -1,14 +1,16 @@
 """The store of shards and checkpoints answers nobody for a while, under Ray: the run waits."""
 
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hvdm.events import read_lines
-from tests.paced.holding import Held, hashes
+from tests.paced.holding import Held, hashes, workers
 from tests.support.object_store import ObjectStore, object_store
 from tests.support.ranks import Ranks
 from tests.whole.test_losses import straight
@@ -46,6 +48,7 @@ def test_a_run_waits_for_its_store_and_is_the_same_run(
     with held.start() as process:
         try:
             held.reached(5, process)
+            assert_begun_ahead(process, 2)
             store.out = True
             held.release(5)
             time.sleep(OUTAGE_S)
@@ -63,3 +66,14 @@ def test_a_run_waits_for_its_store_and_is_the_same_run(
     assert [row["step"] for row in held.events("saved")] == [3, 6, 9, 12]
     here = Held(tmp_path / "here", shapes)
     assert hashes(held.run)[12] == straight(here, tmp_path / "straight", two_ranks)
+
+
+def assert_begun_ahead(command: "subprocess.Popen[str]", expected: int) -> None:
+    """Workers' processes are older than the controller that asks for them, and none is in vain."""
+    below = psutil.Process(command.pid).children(recursive=True)
+    began = {process: process.create_time() for process in below}
+    named = {process: " ".join(process.cmdline()) for process in below}
+    (controller,) = [began[p] for p, name in named.items() if "TrainController" in name]
+    own = [began[process] for process in workers(command)]
+    assert len(own) == expected and max(own) < controller
+    assert not any("IDLE" in name for name in named.values())
