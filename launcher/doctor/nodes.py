@@ -3,7 +3,6 @@
 import os
 import socket
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -13,7 +12,7 @@ from typing import Any
 from hvdm.config import ClusterConfig
 from launcher.doctor import probing
 from launcher.doctor.checks import Line
-from launcher.workers import cluster, interfaces
+from launcher.workers import cluster, interfaces, sharing
 
 MEGABYTES = 32
 ROUNDS = 3
@@ -23,16 +22,16 @@ SLOW_GBIT = 1.0
 Facts = dict[str, Any]
 
 
-def check(where: ClusterConfig, storage: str) -> list[Line]:
+def check(where: ClusterConfig, folder: str) -> list[Line]:
     with cluster.connected(where):
         ray = cluster.ray_module()
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        with StorageCheck(Path(storage)) as shared:
+        with sharing.StorageCheck(Path(folder)) as shared:
             facts = [_asked(ray, node, shared) for node in nodes]
             lines = [Line("nodes", "ok", ", ".join(_name(node) for node in nodes))]
             lines += answered(nodes, facts)
             found = [one for one in facts if one]
-            lines += [*versions(found), *clocks(found), shared.seen(found), *decoders(found)]
+            lines += [*versions(found), *clocks(found), storage(shared, found), *decoders(found)]
         return lines + [bandwidth(ray, nodes)]
 
 
@@ -40,49 +39,23 @@ def _name(node: Mapping[str, Any]) -> str:
     return f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
 
 
-def _on(ray: Any, node: Mapping[str, Any]) -> dict[str, Any]:
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return {
-        "num_cpus": 0,
-        "scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-    }
-
-
 # Each node
 
 
-class StorageCheck:
-    """A folder that all nodes have to see: each looks for our file, and leaves one for us."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute() / f".hvdm-doctor-{uuid.uuid4().hex[:8]}"
-
-    def __enter__(self) -> "StorageCheck":
-        self.folder.mkdir(parents=True)
-        (self.folder / "driver").write_text("here")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for path in self.folder.iterdir():
-            path.unlink()
-        self.folder.rmdir()
-
-    def seen(self, facts: Sequence[Facts]) -> Line:
-        left = {path.name for path in self.folder.iterdir()}
-        blind = [f["address"] for f in facts if not f["storage"] or f["token"] not in left]
-        where = str(self.folder.parent)
-        if blind:
-            remedy = "mount it there under the same path; runs and data have to lie on such storage"
-            return Line("storage", "failed", f"{where} is not shared by {', '.join(blind)}", remedy)
-        return Line("storage", "ok", f"{where} is the same folder on {len(facts)} nodes")
+def storage(shared: sharing.StorageCheck, facts: Sequence[Facts]) -> Line:
+    blind = [found["address"] for found in facts if not shared.came(found["token"])]
+    where = str(shared.folder.parent)
+    if blind:
+        remedy = "mount it there under the same path; runs and data have to lie on such storage"
+        return Line("storage", "failed", f"{where} is not shared by {', '.join(blind)}", remedy)
+    return Line("storage", "ok", f"{where} is the same folder on {len(facts)} nodes")
 
 
-def _asked(ray: Any, node: Mapping[str, Any], shared: StorageCheck) -> Facts | None:
+def _asked(ray: Any, node: Mapping[str, Any], shared: sharing.StorageCheck) -> Facts | None:
     """None from a node that cannot run our code."""
 
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
-        remote = ray.remote(function).options(**_on(ray, node))
+        remote = ray.remote(function).options(**sharing.on_node(node))
         return ray.get(remote.remote(*arguments), timeout=PATIENCE_S)
 
     with suppress(ray.exceptions.RayError, TimeoutError):
@@ -102,14 +75,9 @@ def facts_of(folder: str) -> Facts:
     """On a node."""
     from hvdm.run.run import versions
 
-    token = f"node-{uuid.uuid4().hex[:8]}"
-    shared = (Path(folder) / "driver").is_file()
-    if shared:
-        (Path(folder) / token).write_text("here")
     return {
         "versions": versions(),
-        "storage": shared,
-        "token": token,
+        "token": sharing.left(folder),
         "decoders": [(line.state, line.text) for line in probing.probe("video")],
         "bytecode": not os.environ.get("PYTHONDONTWRITEBYTECODE"),
     }
@@ -200,7 +168,7 @@ def bandwidth(ray: Any, nodes: Sequence[Mapping[str, Any]]) -> Line:
     world = len(nodes)
     if world < 2:
         return Line("all-reduce", "ok", "one node: nothing to measure")
-    peers = [ray.remote(Peer).options(**_on(ray, node)).remote() for node in nodes]
+    peers = [ray.remote(Peer).options(**sharing.on_node(node)).remote() for node in nodes]
     try:
         address, port = ray.get(peers[0].address.remote(), timeout=PATIENCE_S)
         took = ray.get(

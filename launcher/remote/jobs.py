@@ -5,18 +5,22 @@ import json
 import os
 import shlex
 import time
+import uuid
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from hvdm.config import RunConfig, plain
+from hvdm.data.store import is_remote
 from hvdm.errors import RunError, UserError, closest
 from hvdm.options import gathered, option
 from launcher import compose, paths
 from launcher.arguments import overrides
 from launcher.run_options import KEYS, NAME, OpensRuns
 from launcher.verb import tell
+from launcher.workers import sharing
 from launcher.workers.cluster import ray_module
 
 T = TypeVar("T")
@@ -44,7 +48,7 @@ class SubmitOptions(OpensRuns):
     command: str = option("hvdm", "how hvdm is called there")
     json: bool = option(False, "the job's name and command as data, without following it")
     keys: Mapping[str, str] = gathered(
-        "any key of hvdm train; paths are made whole from here", "KEY=VALUE", KEYS
+        "any key of hvdm train; what is relative has to be shared", "KEY=VALUE", KEYS
     )
     examples: ClassVar = (
         "submit config=tiny/hvdm_autoencoder address=http://head:8265 cluster.workers=8",
@@ -64,6 +68,7 @@ def submit(asked: SubmitOptions) -> int:
     if asked.working_dir:
         runtime["working_dir"] = asked.working_dir
     job = _new_id(client, config.run)
+    _look(client, _of_this_folder(config, typed))
     metadata = {RUN: config.run}
     _asked(lambda: client.submit_job(
         entrypoint=entrypoint, submission_id=job, runtime_env=runtime, metadata=metadata
@@ -94,6 +99,45 @@ def _entrypoint(command: str, name: str, typed: list[str], config: RunConfig) ->
     keys = {override.partition("=")[0] for override in whole}
     kept = [override for override in typed if override.partition("=")[0] not in keys]
     return shlex.join([*shlex.split(command), "train", f"config={name}", *kept, *whole])
+
+
+def _of_this_folder(config: RunConfig, typed: list[str]) -> dict[str, str]:
+    """What has to be the same there as here: relative paths, and what is below this folder."""
+    relative = {o.partition("=")[0] for o in typed if o.partition("=")[2][:1] not in ("/", "~")}
+    found = {"run": config.run, "data.path": config.data.path}
+    return {
+        key: path
+        for key, path in found.items()
+        if not is_remote(path) and (key in relative or Path(path).is_relative_to(Path.cwd()))
+    }
+
+
+def _look(client: Any, found: Mapping[str, str]) -> None:
+    """Refuses paths of this machine that the cluster does not share, by a job of its shell."""
+    if not found:
+        return
+    with ExitStack() as stack:
+        marks = dict(found)
+        if "run" in found:
+            check = stack.enter_context(sharing.StorageCheck(Path(found["run"])))
+            marks["run"] = str(check.mark)
+        missing = _missing(client, marks)
+    for key in missing:
+        raise UserError(
+            f"{key}={found[key]} is of this machine, and the cluster does not have it: give "
+            f"{key}=DIR as a whole path of storage that both share, or as it is there"
+        )
+
+
+def _missing(client: Any, marks: Mapping[str, str]) -> list[str]:
+    looks = [f"test -e {shlex.quote(path)} || echo {key}" for key, path in marks.items()]
+    job = f"look-{uuid.uuid4().hex[:8]}"
+    _asked(lambda: client.submit_job(entrypoint="; ".join(looks), submission_id=job))
+    while str(_asked(lambda: client.get_job_status(job)).value) in ALIVE:
+        time.sleep(0.2)
+    said = str(_asked(lambda: client.get_job_logs(job))).splitlines()
+    _asked(lambda: client.delete_job(job))
+    return [key for key in marks if key in said]
 
 
 def _new_id(client: Any, run: str) -> str:

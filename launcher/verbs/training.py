@@ -14,15 +14,15 @@ from typing import Any
 from hvdm import building, opening, trust
 from hvdm import config as configs
 from hvdm.checkpoint import checkpoint
-from hvdm.config import ClusterConfig, RunConfig
+from hvdm.config import RunConfig
 from hvdm.data.schema import read_manifest
-from hvdm.data.store import join
+from hvdm.data.store import is_remote, join
 from hvdm.errors import RunError, UserError
 from hvdm.events import JsonLines, Sink, newest_first
 from hvdm.progress import Onlooker, repeating, timed
 from hvdm.run import claims, failing, resuming, stopping
 from hvdm.run.ledger import ENDS
-from launcher.workers import cluster, group, stop_file, worker
+from launcher.workers import cluster, group, sharing, stop_file, worker
 from launcher.workers.follow import Follower
 
 STOPPED_BY_SIGNAL = 75
@@ -101,7 +101,7 @@ def _on_ray(config: RunConfig, shown: Sink, gone: Gone) -> int:
     stop_file.clear(folder)
     failing.forget(folder)
     config = replace(config, resume=resuming.leave_request(folder, config.resume))
-    with _told(config), _connected(config.cluster), _followed(folder, shown, gone):
+    with _told(config), _connected(config), _followed(folder, shown, gone):
         _tell(folder, event="note", text=worker.STARTING)
         try:
             group.fit(
@@ -149,10 +149,14 @@ def _tell(run: Path, **values: Any) -> None:
 
 
 @contextmanager
-def _connected(where: ClusterConfig) -> Iterator[None]:
+def _connected(config: RunConfig) -> Iterator[None]:
+    where = config.cluster
     with ExitStack() as stack:
         with timed("starting Ray here" if where.name == "local" else "joining the Ray cluster"):
             stack.enter_context(cluster.session(where))
+        if where.name == "existing":
+            data = [] if is_remote(config.data.path) else [config.data.path]
+            sharing.check(cluster.ray_module(), config.run, data)
         yield
 
 

@@ -11,14 +11,13 @@ from hvdm.run.run import versions
 from launcher.arguments import call
 from launcher.doctor import nodes
 from launcher.doctor.doctor import doctor
-from launcher.workers import interfaces
+from launcher.workers import interfaces, sharing
 
 
 def node(address: str, **more: Any) -> dict[str, Any]:
     facts = {
         "address": address,
         "versions": versions(),
-        "storage": True,
         "token": f"node-{address}",
         "decoders": [("ok", "av reads")],
         "bytecode": True,
@@ -50,11 +49,11 @@ def test_the_node_that_differs_is_named(check: Any, harm: dict[str, Any], told: 
 
 def test_storage_that_a_node_does_not_share(tmp_path: Path) -> None:
     """One saw nothing; another one saw our file on a copy, and its own did not come back."""
-    with nodes.StorageCheck(tmp_path) as shared:
-        (shared.folder / "node-10.0.0.1").touch()
-        good, blind = node("10.0.0.1"), node("10.0.0.2", storage=False)
-        assert shared.seen([good]).state == "ok"
-        line = shared.seen([good, blind, node("10.0.0.3")])
+    with sharing.StorageCheck(tmp_path) as shared:
+        good = node("10.0.0.1", token=sharing.left(str(shared.folder)))
+        blind = node("10.0.0.2", token=sharing.left(str(tmp_path / "elsewhere")))
+        assert nodes.storage(shared, [good]).state == "ok"
+        line = nodes.storage(shared, [good, blind, node("10.0.0.3")])
     assert line.state == "failed" and line.text.endswith("by 10.0.0.2, 10.0.0.3")
     assert list(tmp_path.iterdir()) == []
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from hvdm.errors import UserError
 from launcher import cli
 from launcher.arguments import call, parse
 from launcher.remote.templating import FILES, template
+from tests.paced.holding import until
 
 NEEDED = ["config=tiny/hvdm_autoencoder", "batch=64", "run=/mnt/hvdm/runs/my_run"]
 MORE = {"slurm": [], "kuberay": [], "vm": ["mount=sudo mount -t nfs store:/ /mnt/hvdm"]}
@@ -235,6 +237,75 @@ def test_the_slurm_script_is_a_clean_one(
     checker = Path(sys.executable).with_name("shellcheck")
     done = subprocess.run([checker, script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+STANDS = {
+    "srun": 'while [[ "$1" == --* ]]; do shift; done; exec "$@"',
+    "scontrol": 'if [ "$1" = show ]; then printf "one\\ntwo\\n"; fi',
+    "hostname": 'echo "10.0.0.1 10.0.0.2"',
+    "ray": 'if [ "$1" = start ]; then echo $$ >> "$NOTES.ray"; exec sleep 60; fi',
+    "hvdm": """if [ "$1" = train ]; then
+        trap 'exit 75' TERM
+        until [ "$(grep -c '^ray start' "$NOTES")" = 2 ]; do sleep 0.02; done
+        touch "$NOTES.train"
+        while [ -n "$HELD" ]; do sleep 0.02; done
+        exit "$CODE"
+    fi""",
+}
+
+
+def slurm_job(tmp_path: Path, text: str, **more: str) -> "subprocess.Popen[str]":
+    """The script, where stand-ins note how they are called."""
+    for name, does in STANDS.items():
+        (tmp_path / name).write_text(f'#!/bin/bash\necho "{name} $*" >> "$NOTES"\n{does}\n')
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "job.sh").write_text(text)
+    slurm = {"SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "one,two", "SLURM_JOB_NUM_NODES": "2"}
+    given = {"PATH": f"{tmp_path}:/usr/bin:/bin", "NOTES": str(tmp_path / "notes"), "HELD": ""}
+    return subprocess.Popen(
+        ["bash", str(tmp_path / "job.sh")], env={**given, **slurm, **more}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def ended(path: Path) -> bool:
+    """All processes that are named there."""
+    return all(not Path(f"/proc/{pid}").exists() for pid in path.read_text().split())
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_slurm_script_starts_ray_and_trains(
+    code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = made(capsys, "slurm", "cluster.workers=16")
+    with slurm_job(tmp_path, text, CODE=str(code)) as job:
+        assert job.wait(30) == code
+    notes = (tmp_path / "notes").read_text().splitlines()
+    assert "ray get-auth-token --generate" in notes
+    (head,) = [n for n in notes if n.startswith("ray start --block --head")]
+    assert "--node-ip-address=10.0.0.1 --port=20041 --num-cpus=32 --num-gpus=8" in head
+    (others,) = [n for n in notes if n.startswith("srun") and "--exclude=one" in n]
+    assert "--nodes=1 --ntasks=1" in others and "--address=10.0.0.1:20041" in others
+    train = [n for n in notes if n.startswith("hvdm train")]
+    assert len(train) == 1 and train[0].endswith("cluster.address=10.0.0.1:20041")
+    ready = "hvdm cluster status address=10.0.0.1:20041 nodes=2 wait_s=300"
+    assert notes.index(ready) < notes.index(train[0])
+    assert not any("requeue" in note for note in notes)
+    until(lambda: ended(tmp_path / "notes.ray"))
+
+
+def test_a_warned_slurm_job_saves_and_goes_back_into_the_queue(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = made(capsys, "slurm", "cluster.workers=16")
+    with slurm_job(tmp_path, text, HELD="yes", CODE="0", RAY_AUTH_MODE="disabled") as job:
+        until((tmp_path / "notes.train").exists)
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(30) == 75
+    notes = (tmp_path / "notes").read_text().splitlines()
+    assert notes[-1] == "scontrol requeue 41"
+    assert "ray get-auth-token --generate" not in notes
+    until(lambda: ended(tmp_path / "notes.ray"))
 
 
 def test_the_ray_job_is_one(capsys: pytest.CaptureFixture[str]) -> None:

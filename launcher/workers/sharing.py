@@ -1,0 +1,93 @@
+"""Whether a folder of this machine is the same one on the other nodes of a cluster."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hvdm.errors import UserError
+
+PATIENCE_S = 60.0
+MARK = "ours"
+
+
+class StorageCheck:
+    """A folder that all nodes have to see: each looks for our file, and leaves one for us."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute() / f".hvdm-shared-{uuid.uuid4().hex[:8]}"
+        self.mark = self.folder / MARK
+
+    def __enter__(self) -> "StorageCheck":
+        self.folder.mkdir(parents=True)
+        self.mark.write_text("here")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for path in self.folder.iterdir():
+            path.unlink()
+        self.folder.rmdir()
+
+    def came(self, token: str) -> bool:
+        """Whether what a node left is here; no node leaves an empty one."""
+        return any(path.name == token for path in self.folder.iterdir())
+
+
+def left(folder: str) -> str:
+    """On a node: what it left where it saw our file, else nothing."""
+    token = f"node-{uuid.uuid4().hex[:8]}"
+    if not (Path(folder) / MARK).is_file():
+        return ""
+    (Path(folder) / token).write_text("here")
+    return token
+
+
+def on_node(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of what is to run there, beside whatever runs there."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return {
+        "num_cpus": 0,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+    }
+
+
+def check(ray: Any, run: str, data: Sequence[str]) -> None:
+    """Refuses a run folder, or data, that another node has not; one that is silent is not judged.
+
+    Without it each node would write into a folder of its own, and the run would end in pieces.
+    """
+    own = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != own]
+    if not others:
+        return
+    with StorageCheck(Path(run)) as shared:
+        asked = ray.remote(_seen)
+        answers = {
+            node["NodeManagerAddress"]: asked.options(**on_node(node)).remote(
+                str(shared.folder), list(data)
+            )
+            for node in others
+        }
+        for address, answer in answers.items():
+            with suppress(ray.exceptions.RayError, TimeoutError):
+                token, missing = ray.get(answer, timeout=PATIENCE_S)
+                refuse(run, address, shared.came(token), missing)
+
+
+def _seen(folder: str, data: Sequence[str]) -> tuple[str, list[str]]:
+    return left(folder), [path for path in data if not Path(path).exists()]
+
+
+def refuse(run: str, address: str, same: bool, missing: Sequence[str]) -> None:
+    if not same:
+        raise UserError(
+            f"run={run} is another folder on node {address}: all nodes have to share it; lead to "
+            "what they share, hvdm doctor cluster=existing storage=DIR looks whether they do"
+        )
+    if missing:
+        raise UserError(
+            f"data.path={missing[0]} is not there on node {address}: all nodes have to see it; "
+            "lead to what they share, or to an address such as s3://bucket/data"
+        )
