@@ -1,9 +1,11 @@
 """`make bench-splat`: splatting at 256x160 with 64 channels, beside what it replaces.
 
 In turn in one process, on one thread: ours, a `scatter_add` for each corner and channel, and Python
-loops over pixels (over a strip of the picture; their time is proportional to pixels). Memory is
-what stays allocated at the peak of our operation, input and output aside. The tiny and the default
-renderer draw frames at the same size, on all threads.
+loops over pixels (over a strip of the picture; their time is proportional to pixels). Seconds are
+those of the processor, so that what else runs on the machine counts for little. Memory is by how
+much the process grew at the peak of our operation, which was called once before on a small picture,
+so that libraries are loaded. The tiny and the default renderer draw frames at the same size, on all
+threads, in seconds as they pass.
 """
 
 import argparse
@@ -13,7 +15,7 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -28,14 +30,19 @@ LINES = 4
 """Of the picture that Python loops over."""
 
 
-def took(function: Callable[[], object], rounds: int) -> float:
-    """Seconds, the median."""
-    times = []
+def took(
+    functions: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, float]:
+    """Seconds of each, in turn in each round; the median."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
-        began = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
+        for name, function in functions.items():
+            began = clock()
+            function()
+            times[name].append(clock() - began)
+    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def by_channel(values: Tensor, flow: Tensor, logits: Tensor) -> Tensor:
@@ -84,7 +91,8 @@ def frames_a_second(config: renderer.Config, frames: int) -> float:
     assert isinstance(recipe, renderer.Renderer)
     picture, motion = torch.rand(1, 3, HEIGHT, WIDTH), torch.randn(1, frames, 2, HEIGHT, WIDTH)
     recipe.film(picture, motion[:, :1], motion, Noise(0, (0,)))
-    return frames / took(lambda: recipe.film(picture, motion, motion, Noise(0, (0,))), 1)
+    whole = {"film": lambda: recipe.film(picture, motion, motion, Noise(0, (0,)))}
+    return frames / took(whole, 1, time.perf_counter)["film"]
 
 
 def added_memory(function: Callable[[], object]) -> int:
@@ -105,15 +113,20 @@ def main() -> None:
     values, flow = torch.rand(1, CHANNELS, HEIGHT, WIDTH), 3 * torch.randn(1, 2, HEIGHT, WIDTH)
     logits = front(flow[:, None])
     torch.set_num_threads(1)
+    splat(values[..., :8, :8], flow[..., :8, :8], logits[..., :8, :8])
     held = 2 * values.numel() * values.element_size()
     grown = added_memory(lambda: splat(values, flow, logits))
     assert torch.allclose(splat(values, flow, logits).values, by_channel(values, flow, logits),
                           atol=1e-4)  # fmt: skip
-    seconds = {
-        "ours": took(lambda: splat(values, flow, logits), asked.rounds),
-        "scatter_add": took(lambda: by_channel(values, flow, logits), asked.rounds),
-        "python": took(lambda: by_pixel(values, flow, logits), 1) * HEIGHT / LINES,
-    }
+    seconds = took(
+        {
+            "ours": lambda: splat(values, flow, logits),
+            "scatter_add": lambda: by_channel(values, flow, logits),
+        },
+        asked.rounds,
+    )
+    seconds |= took({"python": lambda: by_pixel(values, flow, logits)}, 1)
+    seconds["python"] *= HEIGHT / LINES
     torch.set_num_threads(threads)
     tiny = renderer.Config(widths=(16, 32, 64), blocks=(1, 1, 1), style=32, perceptual="untrained")
     paper = renderer.Config(perceptual="untrained")

@@ -4,15 +4,16 @@ Plain PyTorch, in fp32 or finer. Sums of a pixel's weights that are zero are hol
 these are guarded, or pixels of tiny weight would darken.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+import warnings
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-CHANNELS_AT_ONCE = 16
-"""What is being summed up is never much of the whole."""
+CHANNELS_AT_ONCE = 8
+"""What is copied on the way is never much of the whole."""
 
 
 class Splatted(NamedTuple):
@@ -30,14 +31,15 @@ def splat(values: Tensor, flow: Tensor, logits: Tensor) -> Splatted:
     dtype = torch.promote_types(values.dtype, torch.float32)
     heavy = logits.to(dtype)
     weight = (heavy - heavy.amax((1, 2, 3), keepdim=True)).exp()
-    corners = [(place, share * weight.reshape(-1, 1)) for place, share in _corners(flow.to(dtype))]
-    total = weight.new_zeros(weight.numel(), 1)
-    for place, share in corners:
-        total.index_add_(0, place, share)
-    held = torch.where(total == 0, torch.ones_like(total), total)
-    shares = [(place, share / held[place]) for place, share in corners]
-    thrown = [_thrown(some.to(dtype), shares) for some in values.split(CHANNELS_AT_ONCE, 1)]
-    return Splatted(torch.cat(thrown, 1).to(values.dtype), total.reshape(weight.shape))
+    place, held = _corners(flow.to(dtype))
+    share = held * weight.flatten()
+    total = weight.new_zeros(weight.numel()).index_add(0, place.flatten(), share.flatten())
+    share = share / torch.where(total == 0, torch.ones_like(total), total)[place]
+    batch, channels, height, width = values.shape
+    rows = values.to(dtype).permute(0, 2, 3, 1).reshape(-1, channels)
+    thrown: Tensor = _Thrown.apply(rows, place, share)
+    found = thrown.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+    return Splatted(found.to(values.dtype), total.reshape(weight.shape))
 
 
 def averaged(values: Tensor, flow: Tensor) -> Splatted:
@@ -45,24 +47,53 @@ def averaged(values: Tensor, flow: Tensor) -> Splatted:
     return splat(values, flow, torch.zeros_like(flow[:, :1]))
 
 
-def _thrown(values: Tensor, shares: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Sums `B C H W` of what comes to each pixel.
+class _Thrown(torch.autograd.Function):
+    """Rows `N C`, places and shares `4 N` -> sums `N C` of what comes to each place.
 
-    One row of all channels goes to each place, so that memory is met in order.
+    A product with a sparse matrix, a row of which says what comes to a place: each sum is written
+    once, and no product of rows and shares is kept. Backwards it is the matrix the other way.
     """
-    batch, channels, height, width = values.shape
-    rows = values.permute(0, 2, 3, 1).reshape(-1, channels)
-    out = rows.new_zeros(len(rows), channels)
-    for place, share in shares:
-        out.index_add_(0, place, rows * share)
-    return out.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, place: Tensor, share: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, place, share)
+        count, order = len(rows), place.flatten().argsort(stable=True)
+        ends = torch.zeros(count + 1, dtype=place.dtype, device=place.device)
+        ends.index_add_(0, place.flatten() + 1, torch.ones_like(place).flatten())
+        values = share.flatten()[order]
+        columns = order.remainder_(count).to(place.dtype)
+        return _product(ends.cumsum(0, dtype=place.dtype), columns, values, rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, Tensor]:
+        rows, place, share = ctx.saved_tensors
+        ends = torch.arange(0, place.numel() + 1, len(place)).to(place)
+        of_rows = _product(ends, place.T.flatten(), share.T.flatten(), slope)
+        of_share = torch.stack([(slope[where] * rows).sum(1) for where in place])
+        return of_rows, None, of_share
 
 
-def _corners(flow: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each of four neighbours: where each pixel comes to, `N`, with which share, `N 1`."""
+def _product(ends: Tensor, columns: Tensor, values: Tensor, dense: Tensor) -> Tensor:
+    """By a square matrix whose rows end there, with values in these columns."""
+    out = torch.empty_like(dense, memory_format=torch.contiguous_format)
+    if dense.is_meta:  # where operations are counted, such matrices are not known
+        return out
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        matrix = torch.sparse_csr_tensor(ends, columns, values, (len(dense), len(dense)))
+    for first in range(0, dense.shape[1], CHANNELS_AT_ONCE):
+        part = slice(first, first + CHANNELS_AT_ONCE)
+        out[:, part] = matrix @ dense[:, part]
+    return out
+
+
+def _corners(flow: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of four neighbours: where each pixel comes to, and with which share, `4 N`."""
     batch, _, height, width = flow.shape
     left, top, across, down = _landing(flow)
     first = torch.arange(batch, device=flow.device)[:, None, None] * (height * width)
+    places, shares = [], []
     for right in (0, 1):
         for below in (0, 1):
             share = (across if right else 1 - across) * (down if below else 1 - down)
@@ -70,8 +101,9 @@ def _corners(flow: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
             inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
             # what falls outside adds nothing to some pixel inside
             place = first + y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-            held = torch.where(inside, share, torch.zeros_like(share))
-            yield place.flatten(), held.reshape(-1, 1)
+            places.append(place.flatten().int())
+            shares.append(torch.where(inside, share, torch.zeros_like(share)).flatten())
+    return torch.stack(places), torch.stack(shares)
 
 
 def _landing(flow: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
