@@ -25,7 +25,7 @@ SMALL = Config(
 )  # fmt: skip
 ONE = replace(SMALL, frames=1, spatial=2)
 CLIP = Clip(1, 16, 16)
-LIKELY = autoregressive.Config(width=24, depth=2, heads=2, dropout=0.2)
+LIKELY = autoregressive.Config(width=24, depth=2, heads=2, dropout=0.2, attention_dropout=0.3)
 UNMASKED = masked.Config(width=24, depth=2, heads=2, head_dim=8, steps=5)
 
 
@@ -159,6 +159,25 @@ def test_the_penalty_reaches_the_attention_of_the_critic() -> None:
     loss, _ = recipe.critic_loss(rows(side=32), context(step=16))
     loss.sum().backward()
     assert float(attention.query_key_value.weight.grad.abs().sum()) > 0
+
+
+def test_four_codes_for_each_place_are_as_many_bits_as_eight_frames() -> None:
+    """Or as patches of half the side; the codes of a place are not each other's."""
+    eight, four, half = (
+        built(config) for config in (
+            replace(SMALL, frames=8), replace(ONE, codes_each=4), replace(ONE, patch=2),
+        )
+    )  # fmt: skip
+    assert eight.bits == four.bits == half.bits == pytest.approx(4 * built(ONE).bits)
+    coder, batch = four.coder, rows()
+    latent = coder.encode(four.trained, batch)
+    assert latent.shape[1:] == coder.latent_shape == (4, 1, 4, 16)
+    directions = four.net.tokenizer.encode(four.config.made(batch.pixels()[:, :, 0], context()))
+    assert not torch.allclose(directions[:, 0], directions[:, 1])
+    changed = latent.clone()
+    changed[:, :, 0, 0, 3] *= -1
+    same, other = (coder.decode(four.trained, one)["video"] for one in (latent, changed))
+    assert same.shape == (6, 3, 1, 16, 16) and not torch.allclose(same, other)
 
 
 def test_it_decodes_the_last_frame_of_what_it_encodes() -> None:
@@ -306,6 +325,23 @@ def test_a_token_is_told_by_those_before_it_alone() -> None:
     first, second = net(codes), net(changed)
     assert torch.allclose(first[:, :11], second[:, :11], atol=1e-6)
     assert not torch.allclose(first[:, 11:], second[:, 11:], atol=1e-4)
+
+
+def test_dropped_attention_is_on_average_what_it_was_and_sees_no_later_token() -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, 7, 4, dtype=torch.float64)
+    plain = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    shares = autoregressive.causal(q, k)
+    torch.testing.assert_close(shares @ v, plain)
+    kept = context(tuple(range(4000))).keep((2, 7, 7), 0.7, "attention 0").double()
+    mean = (shares * kept @ v).mean(0)
+    torch.testing.assert_close(mean, plain[0], atol=0.1, rtol=0)
+    assert not torch.allclose(shares * kept[0] @ v, plain)
+    layer = autoregressive.Layer(8, 2)
+    x, drop = torch.randn(4000, 7, 8), autoregressive.Drop(attention=kept.float())
+    other = x.clone()
+    other[:, 5] += 1
+    assert torch.equal(layer(x, drop)[:, :5], layer(other, drop)[:, :5])
 
 
 def test_memory_changes_no_token_and_draws_are_by_number() -> None:

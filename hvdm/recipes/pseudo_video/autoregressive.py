@@ -32,12 +32,13 @@ from hvdm.recipes.pseudo_video.token_stage import TokenStage, gumbel, kinds
 
 @dataclass(frozen=True)
 class Config:
-    """The defaults are the paper's."""
+    """The defaults are the paper's; VideoGPT's code drops 0.2, and 0.3 of what attention sees."""
 
     width: int = 144
     depth: int = 8
     heads: int = 4
     dropout: float = 0.0
+    attention_dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ def build(config: Config, given: Given) -> Recipe:
             f"model.width={config.width} model.heads={config.heads}: the width is shared out among "
             "three axes and among the heads, so it has to be a multiple of both"
         )
-    if not 0 <= config.dropout < 1:
-        raise UserError(f"model.dropout={config.dropout}: expected at least 0 and below 1")
+    for key in ("dropout", "attention_dropout"):
+        if not 0 <= getattr(config, key) < 1:
+            raise UserError(f"model.{key}={getattr(config, key)}: expected at least 0 and below 1")
     return AutoregressivePrior(config, given)
 
 
@@ -72,8 +74,19 @@ class Memory(NamedTuple):
     values: Tensor
 
 
-Drop = list[Tensor] | None
-"""Factors of what each layer's two parts add."""
+class Drop(NamedTuple):
+    """Factors of what a layer's two parts add, and of what its attention sees."""
+
+    seen: Tensor | None = None
+    made: Tensor | None = None
+    attention: Tensor | None = None
+
+
+NOTHING = Drop()
+
+
+def dropped(x: Tensor, factors: Tensor | None) -> Tensor:
+    return x if factors is None else x * factors
 
 
 class Layer(nn.Module):
@@ -94,7 +107,10 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, drop: Drop) -> Tensor:
         """`B N D` -> `B N D`."""
         q, k, v = self._split(x)
-        found = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        if drop.attention is None:
+            found = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            found = causal(q, k) * drop.attention @ v
         return self._made(x, found, drop)
 
     def next(self, x: Tensor, place: int, memory: Memory) -> Tensor:
@@ -106,14 +122,20 @@ class Layer(nn.Module):
         found = functional.scaled_dot_product_attention(
             q, memory.keys[:, :, there], memory.values[:, :, there]
         )
-        return self._made(x, found, None)
+        return self._made(x, found, NOTHING)
 
     def _made(self, x: Tensor, found: Tensor, drop: Drop) -> Tensor:
-        seen = self.out(found.transpose(1, 2).flatten(2))
-        x = x + (seen if drop is None else seen * drop[0])
+        x = x + dropped(self.out(found.transpose(1, 2).flatten(2)), drop.seen)
         hidden = self.up(self.norm_made(x))
         made = self.down(hidden * torch.sigmoid(1.702 * hidden))  # as GPT approximates GELU
-        return x + (made if drop is None else made * drop[1])
+        return x + dropped(made, drop.made)
+
+
+def causal(q: Tensor, k: Tensor) -> Tensor:
+    """How much each token sees of those up to it, `B heads N N`."""
+    count = q.shape[2]
+    later = torch.ones(count, count, dtype=torch.bool, device=q.device).triu(1)
+    return ((q @ k.mT) * q.shape[-1] ** -0.5).masked_fill(later, -torch.inf).softmax(-1)
 
 
 class Enter(nn.Linear):
@@ -148,7 +170,7 @@ class TokenTransformer(nn.Module):
         """`B N K` -> `B N codes`."""
         x = torch.cat((self._first(codes[:, :1]), self.enter(codes[:, :-1])), 1)
         x = x + self._places()[: codes.shape[1]]
-        for layer, drop in zip(self.layers, drops or [None] * len(self.layers), strict=True):
+        for layer, drop in zip(self.layers, drops or [NOTHING] * len(self.layers), strict=True):
             x = layer(x, drop)
         out: Tensor = self.head(self.norm(x))
         return out
@@ -195,6 +217,7 @@ class AutoregressivePrior:
 
     def __init__(self, config: Config, given: Given) -> None:
         self.config, self.stage = config, TokenStage(given)
+        self.bits = self.stage.coder.bits
         stage = self.stage
         net = TokenTransformer(config, stage.grid, stage.codes, stage.code_width)
         self.trained = nn.ModuleDict({"prior": net})
@@ -209,15 +232,20 @@ class AutoregressivePrior:
         each = functional.cross_entropy(logits.transpose(1, 2), numbers, reduction="none").mean(1)
         return each, {"bits_per_image": each.detach() * self.stage.count / math.log(2)}
 
-    def _drops(self, context: Context) -> list[Drop] | None:
-        config = self.config
-        if not config.dropout:
-            return None
-        shape = (self.stage.count, config.width)
-        return [
-            [context.keep(shape, 1 - config.dropout, f"{part} {n}") for part in ("seen", "made")]
-            for n in range(config.depth)
-        ]
+    def _drops(self, context: Context) -> list[Drop]:
+        return [self._drop(context, layer) for layer in range(self.config.depth)]
+
+    def _drop(self, context: Context, layer: int) -> Drop:
+        config, count = self.config, self.stage.count
+        shape = (count, config.width)
+        seen, made = (
+            context.keep(shape, 1 - config.dropout, f"{part} {layer}") if config.dropout else None
+            for part in ("seen", "made")
+        )
+        if not config.attention_dropout:
+            return Drop(seen, made)
+        square, kept = (config.heads, count, count), 1 - config.attention_dropout
+        return Drop(seen, made, context.keep(square, kept, f"attention {layer}"))
 
     @torch.no_grad()
     def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Tensor:

@@ -100,6 +100,7 @@ class MaskedPrior:
 
     def __init__(self, config: Config, given: Given) -> None:
         self.config, self.stage = config, TokenStage(given)
+        self.bits = self.stage.coder.bits
         net = MaskedTransformer(config, self.stage.grid, self.stage.codes)
         self.trained = nn.ModuleDict({"prior": net})
         self.frozen = self.stage.nets

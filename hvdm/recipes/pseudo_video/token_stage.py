@@ -20,7 +20,7 @@ class TokenStage:
             raise UserError("first_stage is no tokenizer: name a run of pseudo_video.tokenizer")
         self.coder = below.coder
         self.nets = nn.ModuleDict({"tokenizer": below.trained["tokenizer"]})
-        self.grid = below.coder.shape.grid
+        self.grid = below.coder.shape.tokens
         self.count = torch.Size(self.grid).numel()
         self.codes, self.code_width = self.book.shape.codes, self.book.shape.width
         _check_side(given.clip, below.coder.shape.side)

@@ -5,6 +5,7 @@ slopes, over the global batch, at the layer that makes pixels. It is the layer o
 that one frame is judged as many are.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,9 @@ from hvdm.recipes.pseudo_video.frames import Corruption, Ladder, check_ladder
 from hvdm.recipes.pseudo_video.vivit import Tokenizer, TokenizerShape
 
 ALL_AXES = (1, 2, 3, 4)
+AT_LEAST_1 = (
+    "codes", "codes_each", "code_width", "width", "heads", "head_dim", "spatial", "penalty_every",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Config(Ladder):
     """The defaults are the paper's for eight frames; durations of the loss are in steps.
 
     Phenaki's code norms the pixels of each patch (`norm_patches`), and so forgets how bright it is.
+    With one frame and `codes_each=4`, or half of `patch`, an image has as many tokens as eight
+    frames: a control that tells frames from bits, which the paper does not have.
     """
 
     frames: int = 8
@@ -56,6 +62,7 @@ class Config(Ladder):
     spatial: int = 4
     temporal: int = 4
     codes: int = 1024
+    codes_each: int = 1
     code_width: int = 32
     decay: float = 0.99
     kmeans: int = 10
@@ -99,7 +106,16 @@ def _check(config: Config, clip: Clip) -> None:
             f"model.frames={config.frames}: tokens of {config.patch_frames} frames "
             "(model.patch_frames) need a multiple of them"
         )
-    for key in ("codes", "code_width", "width", "heads", "head_dim", "spatial", "penalty_every"):
+    for key in (
+        "codes",
+        "codes_each",
+        "code_width",
+        "width",
+        "heads",
+        "head_dim",
+        "spatial",
+        "penalty_every",
+    ):
         if getattr(config, key) < 1:
             raise UserError(f"model.{key}={getattr(config, key)} is below 1")
     if not 0 <= config.decay < 1:
@@ -122,6 +138,7 @@ def _shape(config: Config, clip: Clip) -> TokenizerShape:
         book=CodebookShape(
             config.codes, config.code_width, config.decay, config.kmeans, config.dead
         ),
+        each=config.codes_each,
     )
 
 
@@ -145,7 +162,12 @@ class TokenCoder:
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        return (self.shape.book.width, *self.shape.grid)
+        return (self.shape.book.width, *self.shape.tokens)
+
+    @property
+    def bits(self) -> float:
+        """Of an image."""
+        return math.prod(self.shape.tokens) * math.log2(self.shape.book.codes)
 
     def numbers(self, nets: nn.ModuleDict, images: Tensor, noise: Noise) -> Tensor:
         """`B C H W` -> the codes' numbers `B N`."""
@@ -162,7 +184,7 @@ class TokenCoder:
         noise = Noise(0, batch.draws, "coder", images.device)
         numbers = self.numbers(nets, images, noise)
         codes = tokenizer_of(nets).book.code(numbers, images)
-        return codes.transpose(1, 2).unflatten(2, self.shape.grid)
+        return codes.transpose(1, 2).unflatten(2, self.shape.tokens)
 
     def decode(self, nets: nn.ModuleDict, latent: Tensor) -> Mapping[str, Tensor]:
         return {"video": self.frames(nets, latent.flatten(2).transpose(1, 2))[:, :, -1:]}
@@ -183,7 +205,9 @@ class TokenizerRecipe:
         self.shape = _shape(config, clip)
         self.net = Judged(Tokenizer(self.shape))
         self.book = self.net.tokenizer.book
-        self.coder: Coder | None = TokenCoder(config, self.shape)
+        coder = TokenCoder(config, self.shape)
+        self.coder: Coder | None = coder
+        self.bits = coder.bits
         self.trained = nn.ModuleDict({"tokenizer": self.net})
         self.frozen = nn.ModuleDict(
             {"perceptual": perceptual(config.perceptual, clip.channels, config.perceptual_weights)}

@@ -11,7 +11,7 @@ from hvdm.recipes.pseudo_video.layers import Grid, Offsets, Transformer, earlier
 
 @dataclass(frozen=True)
 class TokenizerShape:
-    """`patch` are frames, rows and columns of what is one token."""
+    """`patch` are frames, rows and columns of what is one place, which has `each` tokens."""
 
     frames: int
     side: int
@@ -24,11 +24,18 @@ class TokenizerShape:
     temporal: int
     norm_patches: bool
     book: CodebookShape
+    each: int = 1
 
     @property
     def grid(self) -> Grid:
         times, rows, columns = self.patch
         return self.frames // times, self.side // rows, self.side // columns
+
+    @property
+    def tokens(self) -> Grid:
+        """Those of a place lie beside one another."""
+        times, rows, columns = self.grid
+        return times, rows, columns * self.each
 
     @property
     def values(self) -> int:
@@ -49,9 +56,9 @@ class Tokenizer(nn.Module):
         self.see_time, self.make_time = (
             self._layers(shape.temporal, over_time=True) for _ in range(2)
         )
-        self.to_code = nn.Linear(width, shape.book.width)
+        self.to_code = nn.Linear(width, shape.each * shape.book.width)
         self.book = Codebook(shape.book)
-        self.from_code = nn.Linear(shape.book.width, width)
+        self.from_code = nn.Linear(shape.each * shape.book.width, width)
         self.head = nn.Linear(width, values)
 
     def _layers(self, depth: int, over_time: bool = False) -> Transformer:
@@ -64,11 +71,12 @@ class Tokenizer(nn.Module):
         x = self._over_planes(self.see_plane, x)
         if self.shape.temporal:
             x = self.see_time.over_time(x, self.shape.grid, self._earlier(x))
-        return nn.functional.normalize(self.to_code(x), dim=-1)
+        directions = self.to_code(x).unflatten(2, (self.shape.each, -1)).flatten(1, 2)
+        return nn.functional.normalize(directions, dim=-1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes `B N K` -> `B C T H W`."""
-        x = self.from_code(codes)
+        x = self.from_code(codes.unflatten(1, (-1, self.shape.each)).flatten(2))
         if self.shape.temporal:
             x = self.make_time.over_time(x, self.shape.grid, self._earlier(x))
         x = self._over_planes(self.make_plane, x)
