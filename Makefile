@@ -12,7 +12,7 @@ READY := $(VENV)/.ready
 unexport PYTHONDONTWRITEBYTECODE
 export RAY_ENABLE_UV_RUN_RUNTIME_ENV := 0
 
-.PHONY: help setup demo test test-cluster lint clean bench-data bench-eval bench-checkpoints bench-overhead bench-wavediff bench-recovery bench-splat soak journeys
+.PHONY: help setup demo test test-cluster lint clean bench-data bench-eval bench-checkpoints bench-overhead bench-wavediff bench-recovery bench-render bench-splat soak journeys
 help:
 	@echo "make demo   clips, shards, autoencoder, diffusion, samples, evaluation, report"
 	@echo "make test   the tests"
@@ -92,6 +92,9 @@ bench-wavediff: $(READY)
 
 bench-splat: $(READY)
 	@$(VENV)/bin/python -m benchmarks.splat --write
+
+bench-render: $(READY)
+	@$(VENV)/bin/python -m benchmarks.render --write
 
 bench-recovery: $(READY)
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.recovery --write
