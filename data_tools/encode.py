@@ -4,8 +4,8 @@ The latents of one set of weights mean nothing to another, so the hash of the we
 manifest, and training refuses a manifest that other weights made.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from data_tools.derive import Run, derive
+from hvdm import building, opening
 from hvdm import config as configs
-from hvdm import opening
 from hvdm.checkpoint import checkpoint
 from hvdm.data import child
 from hvdm.data.clips import ClipSpec, Frames, resize
 from hvdm.data.derivation import saved
-from hvdm.data.fields import LATENT_SUFFIX, about_of, media_frames
+from hvdm.data.fields import LATENT_SUFFIX, RawSample, about_of, media_frames, present
 from hvdm.data.schema import Sample, canonical
 from hvdm.errors import UserError
-from hvdm.recipe import Coder, as_batch, to_model
+from hvdm.recipe import Coder, as_batch, encoded_by, to_model
 
 FACTS = ("label", "class", "caption", "source", "motion")
 """What a latent's json keeps of its clip's."""
@@ -73,7 +73,8 @@ class Latents:
             facts = {name: about[name] for name in FACTS if name in about}
             facts |= {"clip": key, "start": start}
             own = key if len(starts) == 1 else f"{key}-{start:04d}"
-            latent = _latent(self.first_stage, torch.from_numpy(clip)[None])
+            more = _more(self.first_stage, key, parts, range(start, start + spec.span, spec.stride))
+            latent = _latent(self.first_stage, torch.from_numpy(clip)[None], more)
             yield Sample(own, {LATENT_SUFFIX: latent, "json": canonical(facts)})
 
 
@@ -105,10 +106,28 @@ def _opened(reference: str) -> tuple[opening.Opened, Coder]:
     return opened, coder
 
 
+def _more(
+    reference: str, key: str, parts: Mapping[str, bytes], frames: Sequence[int]
+) -> dict[str, Tensor]:
+    """What the encoder takes besides the clip, as it lies beside it: of the run's own size."""
+    opened, coder = _opened(reference)
+    wanted = [name for name in encoded_by(coder) if name != "video"]
+    fields = [field for field in building.fields_of(opened.config) if field.name in wanted]
+    raw = RawSample(parts, key, about_of(parts))
+    found = {}
+    for field in present(fields, raw, key):
+        values = field.decode(raw, frames if field.timed else None)
+        field.check(values)
+        found[field.name] = torch.from_numpy(values)[None]
+    return found
+
+
 @torch.no_grad()
-def _latent(reference: str, video: Tensor) -> bytes:
+def _latent(reference: str, video: Tensor, more: Mapping[str, Tensor]) -> bytes:
     """One clip at a time under fixed threads, so that equal clips give equal bytes."""
     opened, coder = _opened(reference)
     torch.set_num_threads(opened.config.engine.threads)
-    latent = coder.encode(opened.nets, as_batch(to_model(video)))[0].float().numpy()
+    batch = as_batch(to_model(video))
+    batch = replace(batch, fields={**batch.fields, **more})
+    latent = coder.encode(opened.nets, batch)[0].float().numpy()
     return saved(latent.astype(np.float32))

@@ -2,7 +2,16 @@
 
 from eval.protocol.kinds import Kind
 from eval.protocol.protocol import Protocol
-from eval.summaries import classes, frechet, reconstruction, scores, seconds, tables
+from eval.summaries import (
+    classes,
+    flatness,
+    frechet,
+    novel_views,
+    reconstruction,
+    scores,
+    seconds,
+    tables,
+)
 
 _ALL = (
     Kind(
@@ -19,6 +28,8 @@ _ALL = (
     Kind("precision", scores.precision, pairs=4),
     Kind("inception", scores.inception, real=False),
     Kind("seconds", seconds.summarize, real=False, rows=seconds.job),
+    Kind("views", novel_views.summarize, real=False, rows=novel_views.job),
+    Kind("flatness", flatness.summarize, real=False, rows=flatness.job, media=("depth",)),
     Kind("features", tables.summarize, clips=False),
 )
 KINDS = {kind.name: kind for kind in _ALL}

@@ -8,7 +8,7 @@ from eval import features, results
 from eval.blocks.feature_store import FeatureStore
 from eval.blocks.tasks import BlockJob, Payload
 from eval.catalogue import kind_of
-from eval.clips import files
+from eval.clips import files, given
 from eval.outcome import finish, identity
 from eval.plans import Plan, Say, plans
 from eval.protocol.protocol import find
@@ -19,7 +19,7 @@ from hvdm.progress import Pace
 
 __all__ = ["Request", "compare", "evaluate", "evaluate_all", "line", "read"]
 
-OF_REAL_CLIPS = ("real", "known", "blurred")
+OF_REAL_CLIPS = ("real", "known", "blurred", "still")
 """Sets that no model makes: their features stay for the next evaluation."""
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """Applies a function to items, like `map`: here, in processes, or on a cluster."""
@@ -44,6 +44,7 @@ def evaluate_all(request: Request, run: Run = map, say: Say = print) -> list[dic
         return [features.evaluate_features(request, say)]
     began = time.monotonic()
     files.forget()
+    given.forget()
     asked = plans(request, say)
     found = {plan.protocol.full_name: _known(plan) for plan in asked}
     to_do = [plan for plan in asked if found[plan.protocol.full_name] is None]

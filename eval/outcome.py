@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from eval import history, results
+from eval.blocks.cost import told
 from eval.blocks.feature_store import FeatureStore
 from eval.catalogue import kind_of
 from eval.clips.subject import RECONSTRUCTIONS, SAMPLES
@@ -16,6 +17,7 @@ from eval.networks import detectors
 from eval.plans import Plan, Say, wanted
 from eval.protocol.kinds import MeasureOptions, Stores, Summary
 from hvdm.errors import UserError
+from hvdm.recipe import bits_of
 from hvdm.run.run import versions
 
 
@@ -39,8 +41,12 @@ def _summary(plan: Plan, stores: Stores) -> Summary:
                 f"{name} set: {store.clips()} of {plan.works[name].clips} clips are long enough, "
                 "and a spread needs at least 2"
             )
-    options = MeasureOptions(plan.request.extrapolate)
-    return kind_of(plan.protocol).summarize(plan.protocol, stores, options)
+    options, kind = MeasureOptions(plan.request.extrapolate), kind_of(plan.protocol)
+    found = kind.summarize(plan.protocol, stores, options)
+    for name in plan.baselines:
+        there = {**stores, "generated": stores[name]}
+        found = found.joined(kind.summarize(plan.protocol, there, options).beside(name))
+    return found
 
 
 def identity(plan: Plan) -> dict[str, Any]:
@@ -84,6 +90,8 @@ def _result(plan: Plan, stores: Stores, summary: Summary, seconds: float) -> dic
         if opened
         else None,
         "manifest": data.get("manifest") or data.get("sha256"),
+        "bits_per_sample": bits_of(opened.recipe) if opened else None,
+        "cost": told(stores["generated"].read(0)) if "generated" in stores else None,
         "device": plan.request.device,
         "time": time.time(),
         "seconds": round(seconds, 3),

@@ -54,6 +54,8 @@ class Plan:
     """`real` and `generated` for features, `rows` for comparisons clip by clip."""
     fields: Mapping[str, Any]
     asked: int
+    baselines: tuple[str, ...] = ()
+    """Works whose numbers stand beside those of `generated`."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -83,10 +85,10 @@ def _check_words(request: Request, protocols: list[Protocol]) -> None:
 
 
 def _detector(request: Request, protocol: Protocol) -> DetectorChoice | None:
-    name = request.detector or protocol.detector_default
-    if name is None:
+    name, kind = request.detector or protocol.detector_default, kind_of(protocol)
+    if name is None or kind.rows and not kind.reconstructs:
         return None
-    if kind_of(protocol).classes and detectors.PLACE not in detectors.find(name).layers:
+    if kind.classes and detectors.PLACE not in detectors.find(name).layers:
         raise UserError(
             f"detector={name} does not read, which {protocol.full_name} asks for; leave it out"
         )
@@ -128,6 +130,7 @@ def _plan(request: Request, protocol: Protocol, opened: Opened | None, say: Say)
         works,
         _fields(protocol, pair, works, detector, request),
         protocol.clips,
+        tuple(name for name in pair.baselines if name in works),
         tuple(_remarks(request, protocol, pair, detector)),
     )
 
@@ -161,12 +164,14 @@ def _works(
         **common,
         detector=detector,
         window=protocol.window,
+        pooled=protocol.pooled,
         crop=protocol.crop,
         jpeg=protocol.jpeg,
         labelled=kind_of(protocol).classes,
     )
     if pair.real is not None:
-        frames = protocol.window[0] if protocol.window else pair.frames
+        curve = protocol.window if not protocol.pooled else None
+        frames = curve[0] if curve else pair.frames
         works["real"] = replace(
             made,
             source=pair.real,
@@ -180,6 +185,8 @@ def _works(
             works["real"], source=pair.known, clips=there, block=protocol.block_of(there)
         )
         works |= {"known": known, "blurred": replace(known, look=replace(known.look, blurred=True))}
+    for name, source in pair.baselines.items():
+        works[name] = replace(made, source=source)
     return {**works, "generated": made}
 
 
@@ -207,6 +214,7 @@ def _fields(
             "frames": pair.frames, "stride": pair.stride, "height": height, "width": width,
             "start": protocol.start, "short": protocol.short, "window": protocol.window,
             "decoder": decoder_versions(), "resize": "crop, bilinear antialias",
+            **({"pooled": True} if protocol.pooled else {}),
             **({"crop": protocol.crop} if protocol.crop else {}),
             **({"jpeg": protocol.jpeg} if protocol.jpeg else {}),
         },
@@ -230,6 +238,7 @@ def _made(pair: Pair, request: Request) -> dict[str, Any]:
         "steps": made and made.steps,
         "sampled": made and made.what,
         "options": made and dict(made.options),
+        **({"given": made.given.identity()} if made and made.given else {}),
     }
 
 

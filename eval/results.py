@@ -65,7 +65,18 @@ def line(result: Result) -> str:
     step = result.get("step")
     who = result["subject"] if step is None else f"step {step}"
     who += " raw weights" if result.get("averaged") is False else ""
-    return f"{result['protocol']} {who}: {parts} ({clips} clips){mark}"
+    dear = ", ".join([f"{clips} clips", *cost(result)])
+    return f"{result['protocol']} {who}: {parts} ({dear}){mark}"
+
+
+def cost(result: Result) -> list[str]:
+    """What a sample takes, in words: bits, calls of networks, multiply-adds."""
+    bits, dear = result.get("bits_per_sample"), result.get("cost")
+    told = [f"{bits:.4g} bits each"] if bits is not None else []
+    if dear:
+        told += [f"{count} calls of {name}" for name, count in dear["calls"].items()]
+        told.append(f"{dear['multiply_adds']:.4g} multiply-adds each")
+    return told
 
 
 def _number(result: Result, name: str) -> str:

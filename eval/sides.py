@@ -1,9 +1,11 @@
 """The two sides of an evaluation, and what does not go together."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from eval.blocks.tasks import chosen
 from eval.catalogue import kind_of
+from eval.clips.given import DataRows, Still, rows_of
 from eval.clips.sources import ClipSource, FrameSelection, Shards, source_of
 from eval.clips.subject import (
     RECONSTRUCTIONS,
@@ -21,10 +23,9 @@ from hvdm import sampling
 from hvdm.checkpoint.checkpoint import Checkpoint
 from hvdm.errors import UserError
 from hvdm.opening import Opened
+from hvdm.recipe import encoded_by
 
 FOLDER = "clips"
-LOOKED_AT = ("film", "images")
-"""Media that detectors can see; an image is a clip of one frame."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Pair:
     threads: int
     known: ClipSource | None = None
     """What the model learned from, for kinds that look for copies."""
+    baselines: Mapping[str, ClipSource] = field(default_factory=dict)
+    """What is measured beside the generated clips, in the same way."""
 
 
 def keeps_averages(found: Checkpoint) -> bool:
@@ -83,13 +86,22 @@ def _run_pair(
     cache_model(model, opened, "cpu")
     if request.size is not None:
         raise UserError("size= goes with generated=: a run's clips have the size that it makes")
-    generated: ClipSource = Reconstructions(model, own)
-    kind, what = kind_of(protocol), None
+    kind, what, baselines = kind_of(protocol), None, {}
     if not kind.reconstructs and (opened.recipe.samples or kind.rows):
         what = _kind(request, protocol, opened)
-        generated = Samples(model, request.seed, request.steps, what, request.options)
+        reads = (*opened.recipe.samples[what].reads, *protocol.reads)
+        given = rows_of(opened, split, reads, real) if reads else None
+        generated: ClipSource = Samples(
+            model,
+            request.seed,
+            request.steps,
+            what,
+            {**request.options, **protocol.options},
+            given,
+        )
+        baselines = _baselines(opened, what, given)
     else:
-        _check_reconstructs(request, protocol, opened)
+        generated = _reconstructions(request, protocol, opened, Reconstructions(model, own))
     return Pair(
         (real or own) if kind.real else None,
         generated,
@@ -99,7 +111,14 @@ def _run_pair(
         _run_frames(request, protocol, opened, what),
         opened.config.engine.threads,
         Shards(f"{str(data.path).rstrip('/')}/{data.train}") if kind.classes else None,
+        baselines,
     )
+
+
+def _baselines(opened: Opened, what: str, given: DataRows | None) -> dict[str, ClipSource]:
+    """Of films that begin with a picture that was given: that picture, which never moves."""
+    frames = opened.recipe.samples[what].frames
+    return {"still": Still(given, frames)} if given and frames else {}
 
 
 def _kind(request: Request, protocol: Protocol, opened: Opened) -> str:
@@ -109,12 +128,14 @@ def _kind(request: Request, protocol: Protocol, opened: Opened) -> str:
     asked = sampling.ask(
         opened.recipe, protocol.what or request.what, request.steps, request.options
     ).what
-    medium = opened.recipe.samples[asked].medium
-    if medium not in LOOKED_AT:
+    medium, media = opened.recipe.samples[asked].medium, kind_of(protocol).media
+    if medium not in media:
         raise UserError(
             f"what={asked} gives {medium}, and {protocol.full_name} looks at "
-            f"{' and '.join(LOOKED_AT)}; choose another what="
+            f"{' and '.join(media)}; choose another what="
         )
+    for key in sorted(set(request.options) & set(protocol.options)):
+        raise UserError(f"sample.{key}: {protocol.full_name} fixes it; leave it out")
     return asked
 
 
@@ -123,9 +144,9 @@ def _run_frames(
 ) -> int | None:
     kinds, own = opened.recipe.samples, opened.config.data.frames
     usual = what is None or what == next(iter(kinds))
-    if what and kinds[what].medium == "images":
-        own = 1
-    length = own if (usual or own == 1) and not protocol.window else None
+    if what and (kinds[what].frames or kinds[what].medium == "images"):
+        own, usual = kinds[what].frames or 1, True
+    length = own if usual and not protocol.window else None
     frames = frames_of(protocol, request.frames, length)
     if length is not None and frames is not None and frames > own:
         raise UserError(
@@ -140,8 +161,12 @@ def _run_frames(
     return frames
 
 
-def _check_reconstructs(request: Request, protocol: Protocol, opened: Opened) -> None:
-    if opened.recipe.coder is None:
+def _reconstructions(
+    request: Request, protocol: Protocol, opened: Opened, made: Reconstructions
+) -> Reconstructions:
+    """With all fields that the encoder takes."""
+    coder = opened.recipe.coder
+    if coder is None:
         raise UserError(
             f"protocol={protocol.full_name} needs an autoencoder, and {opened.config.recipe} does "
             "not decode what it encodes; use protocol=fvd/tf-reference@1"
@@ -151,6 +176,10 @@ def _check_reconstructs(request: Request, protocol: Protocol, opened: Opened) ->
             f"steps={request.steps}: {protocol.full_name} samples nothing of {opened.run.name}; "
             "leave it out"
         )
+    fields = encoded_by(coder)
+    if fields == ("video",):
+        return made
+    return replace(made, given=rows_of(opened, made.data.path.rpartition("/")[2], fields, None))
 
 
 def _shapes(

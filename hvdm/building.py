@@ -65,6 +65,13 @@ def fields_of(config: RunConfig) -> tuple[Field, ...]:
     return reads
 
 
+def fields_to_measure(config: RunConfig) -> tuple[Field, ...]:
+    """Those, and what the recipe's module says that it is measured by and never trained on."""
+    module = recipe_module(config.recipe)
+    more = vars(module).get("measured_by")
+    return (*fields_of(config), *(more(config.data) if more else ()))
+
+
 def stages_of_module(config: RunConfig) -> tuple[str, ...]:
     """Names of the runs below that the recipe works on; most work on none."""
     return tuple(vars(recipe_module(config.recipe)).get("stages", ()))

@@ -193,30 +193,39 @@ class SampleKind:
 
     `options` is a dataclass of `hvdm.options.option` fields; `medium` says what comes, and how it
     is written: film, images, depth, spectrum, mesh or page (hvdm/media/writers.py). `label` says
-    which class a draw is asked for, given the options.
+    which class a draw is asked for, given the options. `reads` names fields of the data that it is
+    made of where no options give them: an evaluation hands over rows. `frames` are those of its
+    films, where they are not `data.frames`.
     """
 
     about: str
     options: type = NoOptions
     medium: str = "film"
     label: Callable[[Any, int], int | None] = lambda options, draw: None
+    reads: tuple[str, ...] = ()
+    frames: int | None = None
 
 
 @dataclass(frozen=True)
 class SampleRequest:
     """What to sample. `options` is an instance of the kind's, or None for its defaults.
 
-    `progress` is told, as sampling goes on, which share of it is done.
+    `progress` is told, as sampling goes on, which share of it is done. `rows` are of the data, one
+    for each draw, for a kind that reads some.
     """
 
     what: str = "clip"
     steps: int | None = None
     options: Any = None
     progress: Callable[[float], None] | None = None
+    rows: Batch | None = None
 
 
 class Coder(Protocol):
-    """An autoencoder: what later stages, `hvdm data encode` and `reconstruction@1` call."""
+    """An autoencoder: what later stages, `hvdm data encode` and `reconstruction@1` call.
+
+    One that encodes more than pictures names the fields in `reads`.
+    """
 
     @property
     def latent_shape(self) -> tuple[int, ...]: ...
@@ -251,6 +260,18 @@ class Recipe(Protocol):
         mesh: a list of `hvdm.media.mesh.Mesh`; page: a list of HTML.
         """
         ...
+
+
+def encoded_by(coder: Coder) -> tuple[str, ...]:
+    """The fields that it encodes: the video where it says nothing of them."""
+    fields: tuple[str, ...] = getattr(coder, "reads", ("video",))
+    return fields
+
+
+def bits_of(recipe: Recipe) -> float | None:
+    """Of one sample, for a recipe of codes, which says so; None elsewhere."""
+    bits: float | None = getattr(recipe, "bits", None)
+    return bits
 
 
 def group_of(recipe: Recipe) -> int:

@@ -10,9 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from eval.blocks.cost import counted
 from eval.blocks.tasks import Arrays, BlockJob, BlockTask, about
 from eval.clips.sources import Clips
-from eval.clips.subject import exact_arithmetic, refuse_not_finite
+from eval.clips.subject import Samples, exact_arithmetic, open_model, refuse_not_finite
 from eval.networks.detectors import FEATURES, Detector, DetectorChoice, make
 from hvdm import rng
 from hvdm.errors import UserError
@@ -26,6 +27,7 @@ class Extraction(BlockJob):
 
     detector: DetectorChoice
     window: tuple[int, int] | None = None
+    pooled: bool = False
     crop: tuple[int, int] | None = None
     jpeg: int | None = None
     shuffled: bool = False
@@ -37,9 +39,11 @@ class Extraction(BlockJob):
             "takes": self.detector.takes,
             "window": self.window,
             "shuffled": self.shuffled,
+            **({"pooled": True} if self.pooled else {}),
             **({"crop": self.crop} if self.crop else {}),
             **({"jpeg": self.jpeg} if self.jpeg else {}),
             **({"labelled": True} if self.labelled else {}),
+            **({"counted": True} if isinstance(self.source, Samples) else {}),
         }
 
     def arrays(self, task: BlockTask) -> Arrays:
@@ -48,10 +52,11 @@ class Extraction(BlockJob):
         found: dict[str, list[npt.NDArray[Any]]] = {}
         keys: list[str] = []
         preview: list[Tensor] = []
-        short = 0
+        short, cost = 0, Arrays()
         with exact_arithmetic(self.threads):
-            for indices in task.parts():
-                clips = self.source.read(indices, self.look, self.device)
+            for part, indices in enumerate(task.parts()):
+                clips, more = self._read(indices, task.number == part == 0)
+                cost |= more
                 short += len(clips.short)
                 keys += clips.keys
                 preview += clips.videos[: self.shown - len(preview)]
@@ -60,7 +65,15 @@ class Extraction(BlockJob):
         arrays: Arrays = {layer: np.concatenate(rows) for layer, rows in found.items()}
         if self.labelled:
             arrays[LABEL] = np.asarray(self.source.labels(task.indices, self.device))
-        return arrays | about(task.number, keys, short, preview)
+        return arrays | about(task.number, keys, short, preview) | cost
+
+    def _read(self, indices: tuple[int, ...], first: bool) -> tuple[Clips, Arrays]:
+        """The clips; of the first that are samples, also what one costs."""
+        if not first or not isinstance(self.source, Samples):
+            return self.source.read(indices, self.look, self.device), {}
+        with counted(open_model(self.source.model, self.device).nets) as found:
+            clips = self.source.read(indices, self.look, self.device)
+        return clips, found.arrays(len(indices))
 
 
 def _seen(asked: Extraction, detector: Detector, clips: Clips) -> Iterator[tuple[str, Any]]:
@@ -90,8 +103,11 @@ def _views(asked: Extraction, video: Tensor, keys: list[str]) -> Iterator[tuple[
         size, step = asked.window
         if video.shape[1] < size:
             raise UserError(f"{keys[0]} has {video.shape[1]} frames, a window takes {size}")
-        for first in range(0, video.shape[1] - size + 1, step):
-            yield f"@{first}", video[:, first : first + size]
+        windows = video.unfold(1, size, step).movedim(-1, 2)
+        if asked.pooled:
+            yield "", windows.flatten(0, 1)
+        else:
+            yield from ((f"@{at * step}", window) for at, window in enumerate(windows.unbind(1)))
     if asked.shuffled and video.shape[1] > 1:
         yield SHUFFLED, shuffle_frames(video, keys)
 

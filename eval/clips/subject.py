@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eval.clips.given import DataRows
 from eval.clips.sources import NO_CLASS, Clips, FrameSelection, Shards
 from hvdm import opening, sampling
 from hvdm.errors import RunError, UserError
 from hvdm.opening import Opened
-from hvdm.recipe import as_batch, to_model, to_pixels
+from hvdm.recipe import Batch, as_batch, to_model, to_pixels
 
 SAMPLES, RECONSTRUCTIONS = "samples", "reconstructions"
 
@@ -82,13 +83,17 @@ def exact_arithmetic(threads: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Samples:
-    """Clip i is a function of the seed and of i, the same one that `hvdm sample seed=` draws."""
+    """Clip i is a function of the seed and of i, the same one that `hvdm sample seed=` draws.
+
+    Of a kind that reads some of the data, also of row i of that.
+    """
 
     model: CheckpointModel
     seed: int
     steps: int | None = None
     what: str = "clip"
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    given: DataRows | None = None
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -97,11 +102,12 @@ class Samples:
             "steps": self.steps,
             "sampled": self.what,
             "options": dict(self.options),
+            **({"given": self.given.identity()} if self.given else {}),
             **self.model.identity(),
         }
 
-    def count(self) -> None:
-        return None
+    def count(self) -> int | None:
+        return self.given.count() if self.given else None
 
     def read(self, indices: tuple[int, ...], look: FrameSelection, device: str) -> Clips:
         made = self.drawn(indices, device)
@@ -111,9 +117,20 @@ class Samples:
 
     def drawn(self, indices: tuple[int, ...], device: str) -> Tensor:
         """As the recipe makes them."""
+        return self.made_of(self.rows(indices, device), indices, device)
+
+    def rows(self, indices: tuple[int, ...], device: str) -> Batch | None:
+        """What they are made of; after the last row comes the first."""
+        if self.given is None:
+            return None
+        there = self.given.count()
+        return self.given.rows(tuple(index % there for index in indices), device)
+
+    def made_of(self, rows: Batch | None, indices: tuple[int, ...], device: str) -> Tensor:
+        """Of rows that were read already."""
         opened = open_model(self.model, device)
         request = sampling.ask(opened.recipe, self.what, self.steps, self.options)
-        made: Tensor = sampling.draw(opened, request, self.seed, indices)
+        made: Tensor = sampling.draw(opened, replace(request, rows=rows), self.seed, indices)
         return made
 
     def labels(self, indices: tuple[int, ...], device: str) -> list[int]:
@@ -125,33 +142,47 @@ class Samples:
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """What the decoder makes of what the encoder saw."""
+    """What the decoder makes of what the encoder saw; `given`, where that is more than clips."""
 
     model: CheckpointModel
     data: Shards
+    given: DataRows | None = None
 
     def identity(self) -> dict[str, Any]:
-        return {"what": RECONSTRUCTIONS, **self.model.identity(), "data": self.data.identity()}
+        more = {"given": self.given.identity()} if self.given else {}
+        own = {"what": RECONSTRUCTIONS, **self.model.identity(), "data": self.data.identity()}
+        return own | more
 
     def count(self) -> int:
         return self.data.count()
 
     def read(self, indices: tuple[int, ...], look: FrameSelection, device: str) -> Clips:
-        return self.remade(self.data.read(indices, look, device), look, device)
+        found, rows = self.seen(indices, look, device)
+        return self.remade(found, rows, look, device)[0] if found.videos else found
 
     def labels(self, indices: tuple[int, ...], device: str) -> list[int]:
         return self.data.labels(indices, device)
 
-    def remade(self, found: Clips, look: FrameSelection, device: str) -> Clips:
-        """Of clips that were read already."""
-        if not found.videos:
-            return found
+    def seen(
+        self, indices: tuple[int, ...], look: FrameSelection, device: str
+    ) -> tuple[Clips, Batch]:
+        """Clips, and rows of them as the encoder takes them."""
+        if self.given is not None:
+            rows = self.given.rows(indices, device)
+            return Clips(list(rows.keys), list(rows["video"].cpu()), []), rows
+        found = self.data.read(indices, look, device)
+        videos = torch.stack(found.videos) if found.videos else torch.empty(0, 1, 1, 1, 3)
+        return found, as_batch(to_model(videos.to(device)))
+
+    def remade(
+        self, found: Clips, rows: Batch, look: FrameSelection, device: str
+    ) -> tuple[Clips, Mapping[str, Tensor]]:
+        """Of clips that were seen: as pixels, and all fields as they are decoded."""
         opened = open_model(self.model, device)
         coder = opened.recipe.coder
         assert coder is not None
-        video = as_batch(to_model(torch.stack(found.videos).to(device)))
-        made = coder.decode(opened.nets, coder.encode(opened.nets, video))["video"]
-        return generated_clips(made, found.keys, replace(look, stride=1))
+        made = coder.decode(opened.nets, coder.encode(opened.nets, rows))
+        return generated_clips(made["video"], found.keys, replace(look, stride=1)), made
 
 
 def generated_clips(video: Tensor, keys: list[str], look: FrameSelection) -> Clips:

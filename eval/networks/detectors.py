@@ -68,6 +68,16 @@ KNOWN: dict[str, DetectorSpec] = {
         weights="i3d-stylegan-v",
         least_frames=FEWEST_FRAMES,
     ),
+    **{
+        name: DetectorSpec(
+            True,
+            ("clips",),
+            {"dynamic-textures": "dynamic-textures"},
+            weights=name,
+            least_frames=frames,
+        )
+        for name, frames in (("dti3d", 16), ("dti3d-32", 32))
+    },
     "inception": DetectorSpec(
         True,
         ("frames",),
@@ -79,7 +89,6 @@ KNOWN: dict[str, DetectorSpec] = {
         True, ("frames",), {_IMAGES: "vgg16"}, {FEATURES: "fc2_relu"}, weights="vgg16"
     ),
     "videomae": DetectorSpec(False, ("clips",), missing=f"the detector of cd-FVD: {_UNVERIFIED}"),
-    "dti3d": DetectorSpec(False, ("clips",), missing=f"the detector of DT-FVD: {_UNVERIFIED}"),
     "c3d": DetectorSpec(False, ("clips",), missing=f"C3D, UCF-101, of the video IS: {_UNVERIFIED}"),
 }
 

@@ -20,6 +20,7 @@ from hvdm.errors import UserError
 from hvdm.nets.state_files import read_state
 
 LAYER, LOGITS_LAYER, PLACE_LAYER = "features", "logits", "place"
+TEXTURE_CLASSES, TEXTURE_EPS = 18, 1e-5
 CHANNELS = (3, 16, 16, 16)
 STRIDES = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
 GAIN = 4.0
@@ -126,6 +127,25 @@ class I3dVideoGpt(I3dTfReference):
     way = "videogpt"
 
 
+class DynamicTextures(_Video):
+    """I3D of the Dynamic Texture Database: what comes before its 18 logits, mean over the clip."""
+
+    way = "dynamic-textures"
+
+    def prepare(self, path: str | None) -> None:
+        if path is None:
+            raise UserError("detectors of DT-FVD need a file of weights")
+        self.network = I3D(TEXTURE_CLASSES)
+        for module in self.network.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.eps = TEXTURE_EPS
+        load_state(self.network, path, TEXTURE_CLASSES)
+
+    def forward(self, video: Tensor) -> tuple[Tensor, ...]:
+        check_video(video, FEWEST_FRAMES)
+        return (self.network.described(WAYS[self.way][0](video)).mean((2, 3, 4)),)
+
+
 class I3dTorchScript(_Video):
     """The TorchScript of StyleGAN-V, which scales and resizes by itself."""
 
@@ -163,14 +183,14 @@ class Digits(_Video):
         return tuple(found[name] for name in self.features_list)
 
 
-def load_state(network: nn.Module, path: str) -> None:
+def load_state(network: nn.Module, path: str, classes: int = CLASSES) -> None:
     """Fills a network from a file; names the first entry that does not fit."""
     try:
         network.load_state_dict(read_state(Path(path)))
     except RuntimeError as error:
         lines = str(error).strip().splitlines()
         raise UserError(
-            f"{path} does not fit I3D with {CLASSES} classes ({lines[-1].strip()})"
+            f"{path} does not fit I3D with {classes} classes ({lines[-1].strip()})"
         ) from None
 
 
@@ -191,6 +211,7 @@ REGISTERED: dict[str, type[FeatureExtractorBase]] = {
     "i3d-tf-reference": I3dTfReference,
     "i3d-videogpt": I3dVideoGpt,
     "i3d-stylegan-v": I3dTorchScript,
+    "dynamic-textures": DynamicTextures,
 }
 for _name, _class in REGISTERED.items():
     if _name not in FEATURE_EXTRACTORS_REGISTRY:

@@ -119,6 +119,10 @@ class I3D(nn.Module):
         self.logits = Unit(1024, classes, last=True)
 
     def forward(self, video: Tensor) -> Tensor:
+        return self.logits(self.avg_pool(self.described(video))).mean(dim=(2, 3, 4))
+
+    def described(self, video: Tensor) -> Tensor:
+        """What the last stage makes of it, `B 1024 T H W`."""
         for stage in STAGES:
             video = self.get_submodule(stage)(video)
-        return self.logits(self.avg_pool(video)).mean(dim=(2, 3, 4))
+        return video

@@ -28,6 +28,13 @@ def videogpt(video: Tensor) -> Tensor:
     return _video(scaled[:, :, top : top + SIDE, left : left + SIDE] * (2 / 255) - 1, shape)
 
 
+def dynamic_textures(video: Tensor) -> Tensor:
+    """Bilinear to 224x224 whatever the aspect, corners on corners; 2x/255-1."""
+    images, shape = _images(video)
+    scaled = functional.interpolate(images, (SIDE, SIDE), mode="bilinear", align_corners=True)
+    return _video(scaled * (2 / 255) - 1, shape)
+
+
 def as_it_is(video: Tensor) -> Tensor:
     """0 to 255 as floats, for a network that scales and resizes by itself."""
     return video.permute(0, 4, 1, 2, 3).float()
@@ -53,6 +60,7 @@ def _up(value: float) -> int:
 WAYS = {
     "tf-reference": (tf_reference, "TensorFlow 1 bilinear to 224x224, no antialias, 2x/255-1"),
     "videogpt": (videogpt, "shorter side bilinear to 224, centre crop, no antialias, 2x/255-1"),
+    "dynamic-textures": (dynamic_textures, "bilinear to 224x224, corners on corners, 2x/255-1"),
     "none": (as_it_is, "0 to 255; the network resizes and scales"),
 }
 """Ways that detectors of clips can be fed, and what a fingerprint says of each."""

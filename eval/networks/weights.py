@@ -45,7 +45,11 @@ class Weights:
         return f"git blob {self.git_blob}" if self.git_blob else "no published hash"
 
 
+_TEXTURES = "https://github.com/CompVis/image2video-synthesis-using-cINNs"
+"""Says where its authors keep the files."""
 _ALL = (
+    Weights("dti3d", "I3D_16.pth.tar", _TEXTURES, "I3D, dynamic textures, 16 frames, of DT-FVD"),
+    Weights("dti3d-32", "I3D_32.pth.tar", _TEXTURES, "the same for 32 frames, of DT-FVD32"),
     Weights(
         "i3d-stylegan-v",
         "i3d_torchscript.pt",

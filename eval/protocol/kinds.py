@@ -41,6 +41,12 @@ class Summary:
         }
         return {"values": found.pop("value"), **found}
 
+    def beside(self, name: str) -> "Summary":
+        """Of a baseline: its numbers under names of their own, and its curve."""
+        curve = {key: self.details[key] for key in ("curve",) if key in self.details}
+        measured = {f"{key}_{name}": row for key, row in self.measured.items()}
+        return Summary(measured, details={"baselines": {name: curve}})
+
     def joined(self, other: "Summary") -> "Summary":
         return Summary(
             {**self.measured, **other.measured},
@@ -67,6 +73,8 @@ class Kind:
     """Whether there is a real side."""
     clips: bool = True
     """Of clips; or of files of features."""
+    media: tuple[str, ...] = ("film", "images")
+    """What can be looked at; an image is a clip of one frame."""
     classes: bool = False
     """Of a kind that asks which class is shown, and whether what was learned is repeated: clips
     come with their labels, and those of the training split are looked at too: as they are,

@@ -1,7 +1,7 @@
 """Protocols: named and versioned ways to measure, and the fingerprint that each number carries."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -38,6 +38,8 @@ class Protocol:
     """What becomes of real videos that are too short."""
     window: tuple[int, int] | None = None
     """Frames of a sliding window, and how far apart windows begin."""
+    pooled: bool = False
+    """All windows of both sides are one set each; or else each is a point of a curve."""
     crop: tuple[int, int] | None = None
     """Height and width of the middle of each clip or window that the detector sees."""
     jpeg: int | None = None
@@ -48,6 +50,10 @@ class Protocol:
     """At most so many real clips, against `clips` generated ones; None: equally many."""
     what: str | None = None
     """The kind of sample that is measured; unless it says, what was asked for."""
+    reads: tuple[str, ...] = ()
+    """Fields of the data, besides those that samples are made of, that they are compared with."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of that kind of sample; they cannot be asked for otherwise."""
     groups: int = 20
     """Blocks of clips that the jackknife leaves out, one after the other."""
 
@@ -80,6 +86,18 @@ _frames = partial(
 _against_training = partial(
     _frames, clips=50_000, block=500, batch=50, real_split="train", real_clips="all"
 )
+_of_dynamics = {"crop": (128, 256), "start": "random", "short": "leave out"}
+"""Frames of 160x256, of which papers on image dynamics (2309.07906) look at the middle."""
+_depth = partial(
+    Protocol, version=1, batch=8, takes=None, groups=10,
+)  # fmt: skip
+MIDDLE = (128, 256)
+"""Of frames of 160x256: what papers of image dynamics look at."""
+_dynamics = partial(_clips, metric="fvd", way="tf-reference", crop=MIDDLE, pooled=True)
+_textures = partial(
+    _dynamics, metric="dtfvd", way="dynamic-textures", detector_default="dti3d"
+)  # fmt: skip
+_rows = partial(Protocol, version=1, batch=8, block=16)
 _seconds = partial(
     Protocol, version=1, kind="seconds", clips=300, block=300, batch=100,
     metric="seconds_per_batch", groups=1,
@@ -204,6 +222,88 @@ _ALL = (
         covariance="N-1",
         detector_default="digits",
         real_clips="all",
+    ),
+    _against_training(
+        "fid/10k",
+        "10,000 images against all of the training split, as their pixels are; Inception v3",
+        covariance="N-1",
+        clips=10_000,
+    ),
+    _frames(
+        "fid/image-dynamics",
+        "all frames of films, their middle 128x256, as images (2309.07906)",
+        covariance="N-1",
+        crop=MIDDLE,
+    ),
+    _frames("kid/image-dynamics", "KID of the same frames", kind="kid", metric="kid", crop=MIDDLE),
+    _dynamics(
+        "fvd/image-dynamics",
+        "all windows of 16 frames of films, their middle 128x256; 400 logits of I3D (2309.07906)",
+        window=(16, 16),
+    ),
+    _dynamics("fvd32/image-dynamics", "the same of windows of 32 frames", window=(32, 32)),
+    _textures(
+        "dtfvd/image-dynamics",
+        "the same of 16 frames in 1024 features of I3D of dynamic textures: DT-FVD",
+        window=(16, 16),
+    ),
+    _textures(
+        "dtfvd32/image-dynamics",
+        "the same of windows of 32 frames: DT-FVD32",
+        window=(32, 32),
+        detector_default="dti3d-32",
+    ),
+    _frames(
+        "fid/image-dynamics-sliding",
+        "frames within windows of 30, one after the other, against the same real frames",
+        covariance="N-1",
+        window=(30, 30),
+        crop=MIDDLE,
+        start="random",
+        short="leave out",
+        metric="fid_mean",
+    ),
+    _textures(
+        "dtfvd/image-dynamics-sliding",
+        "windows of 16 frames, one after the other, against the same real windows: DT-FVD",
+        window=(16, 16),
+        pooled=False,
+        start="random",
+        short="leave out",
+        metric="dtfvd_mean",
+    ),
+    _frames(
+        "nfid",
+        "objects from a random side as images against real ones; Inception v3: novel-view FID",
+        covariance="N-1",
+        what="novel",
+    ),
+    _against_training(
+        "nfid/20k",
+        "20,000 objects from a random side against all of the training split; novel-view FID",
+        covariance="N-1",
+        what="novel",
+        clips=20_000,
+    ),
+    _rows(
+        "non-flatness",
+        "3DGP's score: 1, all of a map at one depth, to 64, of maps from the front, half of the "
+        "densities taken away",
+        kind="flatness",
+        metric="non_flatness",
+        clips=256,
+        what="places",
+        options={"cut": 0.5},
+    ),
+    _rows(
+        "views",
+        "PSNR and SSIM of true views of scenes from other sides, beside the picture's pixels moved "
+        "by their depth and the picture as it is",
+        kind="views",
+        metric="psnr",
+        clips=256,
+        what="turned",
+        reads=("views", "seen"),
     ),
     _seconds("seconds", "seconds of 100 samples at once, as WaveDiff is timed, and of one alone"),
     _seconds("seconds/25", "the same of 25, as WaveDiff is timed at 512x512 and more", batch=25),

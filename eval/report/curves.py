@@ -131,6 +131,24 @@ def _bar(at: float, value: float, error: float | None, step: float, y: "Axis") -
     return f"<g><title>{told}</title>{mark}</g>"
 
 
+def lines_over(name: str, curves: Mapping[str, Sequence[Point]]) -> str:
+    """A figure of several curves over the same axis, each named at its end."""
+    points = [point for curve in curves.values() for point in curve]
+    x = Axis(*padded([p[0] for p in points], False), LEFT, WIDTH - RIGHT)
+    y = Axis(*padded([p[1] for p in points], False), HEIGHT - BOTTOM, TOP)
+    drawn = ""
+    for label, curve in curves.items():
+        line = " ".join(f"{x.at(at):.1f},{y.at(value):.1f}" for at, value in curve)
+        end = f'x="{WIDTH - RIGHT}" y="{y.at(curve[-1][1]) - 4:.1f}"'
+        drawn += f'<polyline class="line" points="{line}"/>'
+        drawn += f'<text {end} class="end">{escape(label)}</text>'
+    return (
+        f'<figure class="bars"><figcaption>{escape(name)}</figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)}">'
+        f"{grid(x, y)}{drawn}</svg></figure>"
+    )
+
+
 def padded(values: Sequence[float], logarithmic: bool) -> tuple[float, float]:
     low, high = min(values), max(values)
     if logarithmic:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from eval.report.curves import bars
+from eval.report.curves import bars, lines_over
+from eval.results import cost
 
 
 class Html(str):
@@ -18,7 +19,7 @@ def quoted(cell: str) -> str:
 Result = Mapping[str, Any]
 HEAD = (
     "protocol", "step", "metric", "value", "± s.e.", "debiased", "sample-size bias", "clips",
-    "detector", "fingerprint",
+    "cost", "detector", "fingerprint",
 )  # fmt: skip
 
 
@@ -35,7 +36,22 @@ def charts(results: Sequence[Result]) -> str:
         bars(f"{name}, {protocol}", sorted(points, key=lambda p: p[0]))
         for (protocol, name, _), points in lines.items()
     ]
+    shown += [over_frames(result) for result in results if result.get("curve")]
     return f'<div class="charts">{"".join(shown)}</div>' if shown else ""
+
+
+def over_frames(result: Result) -> str:
+    """A sliding window's figure: samples, and what is measured beside them, over frames."""
+    metric = next(iter(result["values"]))
+    curves = {result.get("generated", "samples"): result["curve"]}
+    for name, beside in result.get("baselines", {}).items():
+        curves |= {name: beside["curve"]} if "curve" in beside else {}
+    points = {
+        name: [(float(row["frame"]), float(row["value"])) for row in rows]
+        for name, rows in curves.items()
+    }
+    title = f"{metric} over frames, {result['protocol']}, step {result.get('step', '–')}"
+    return lines_over(title, points)
 
 
 def rows(result: Result) -> list[list[str]]:
@@ -57,6 +73,7 @@ def rows(result: Result) -> list[list[str]]:
                 Html(f"<b>{number(value)}</b>"),
                 *of,
                 str(result.get("counts", {}).get("clips", "–")),
+                ", ".join(cost(result)) or "–",
                 detector,
                 Html(f"<code>{escape(result['fingerprint'][:8])}</code>"),
             ]

@@ -75,7 +75,7 @@ def with_error(found: Estimate) -> Measured:
 
 
 def summarize(protocol: Protocol, stores: Stores, options: MeasureOptions) -> Summary:
-    if protocol.window is not None:
+    if protocol.window is not None and not protocol.pooled:
         return _windows(protocol, stores)
     a, b = sides(protocol, stores)
     found = measured(a, b, protocol.ddof)

@@ -19,8 +19,11 @@ from eval.numbers.statistics import Floats
 from eval.protocol.kinds import Measured, MeasureOptions, Stores, Summary
 from eval.protocol.protocol import Protocol
 from eval.summaries import frechet
+from hvdm.ops.volume import aligned_error
+from hvdm.recipe import Batch
 
-MEASURES = ("psnr", "ssim", "lpips")
+DEPTH_ERROR = "depth_error"
+MEASURES = ("psnr", "ssim", "lpips", DEPTH_ERROR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +43,11 @@ class Comparison(BlockJob):
         shown: list[tuple[Tensor, Tensor]] = []
         with exact_arithmetic(self.threads):
             for indices in task.parts():
-                found = self.source.data.read(indices, self.look, self.device)
-                made = self.source.remade(found, self.look, self.device)
+                found, given = self.source.seen(indices, self.look, self.device)
+                made, decoded = self.source.remade(found, given, self.look, self.device)
                 keys += found.keys
                 original, other = torch.stack(found.videos), torch.stack(made.videos)
-                rows.append(_compared(self, original, other))
+                rows.append(_compared(self, original, other) | _depth_error(given, decoded))
                 shown += list(zip(original, other, strict=True))[: self.shown - len(shown)]
         arrays: Arrays = {
             name: torch.cat([row[name] for row in rows]).numpy() for name in rows[0]
@@ -61,6 +64,14 @@ def _compared(asked: Comparison, original: Tensor, other: Tensor) -> dict[str, T
         network = lpips_distance.make(asked.lpips, asked.device)
         found["lpips"] = lpips_distance.distance(network, original, other, asked.device)
     return found
+
+
+def _depth_error(given: Batch, decoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Root mean square of depth, with the scale and the shift that make it smallest."""
+    if "depth" not in given.fields or "depth" not in decoded:
+        return {}
+    made, true = (fields["depth"].double().flatten(1) for fields in (decoded, given))
+    return {DEPTH_ERROR: aligned_error(made, true).sqrt().cpu()}
 
 
 def job(weights_folder: Path, **more: Any) -> Comparison:

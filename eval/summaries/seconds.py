@@ -15,6 +15,7 @@ from eval.clips.subject import Samples, exact_arithmetic
 from eval.numbers.statistics import Floats
 from eval.protocol.kinds import Measured, MeasureOptions, Stores, Summary
 from eval.protocol.protocol import Protocol
+from hvdm.recipe import Batch
 
 WARM_UPS = 10
 BATCH, ALONE = "batch", "alone"
@@ -41,13 +42,14 @@ class Timing(BlockJob):
         return found | about(task.number, [f"repeat {k}" for k in task.indices], 0, [])
 
     def _seconds(self, size: int, count: int) -> list[float]:
+        rows = self.source.rows(tuple(range(size)), self.device)
         for _ in range(WARM_UPS):
-            self._once(size)
-        return [self._once(size) for _ in range(count)]
+            self._once(rows, size)
+        return [self._once(rows, size) for _ in range(count)]
 
-    def _once(self, size: int) -> float:
+    def _once(self, rows: Batch | None, size: int) -> float:
         began = time.perf_counter()
-        self.source.drawn(tuple(range(size)), self.device)
+        self.source.made_of(rows, tuple(range(size)), self.device)
         if self.device.startswith("cuda"):
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - began

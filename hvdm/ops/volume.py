@@ -179,6 +179,21 @@ def march(answer: Answer, spacing: Spacing, rays: Rays) -> Seen:
     return Seen(summed, mean_depth(weights, depths), weights, places)
 
 
+def densities(answer: Answer, rays: Rays, spacing: Spacing) -> Tensor:
+    """Of the coarse places, `B R S`."""
+    return _asked(answer, spacing, rays, stratified(rays.coarse))[0]
+
+
+def cut_to(answer: Answer, level: Tensor) -> Answer:
+    """Without densities up to a level `B`: haze, which hides how flat things are."""
+
+    def answered(points: Tensor) -> tuple[Tensor, Tensor]:
+        density, features = answer(points)
+        return torch.where(density <= level[:, None], 0, density), features
+
+    return answered
+
+
 def mean_depth(weights: Tensor, depths: Tensor) -> Tensor:
     """Where a ray ends on average, of those that end."""
     return (weights * depths).sum(-1) / weights.sum(-1).clamp_min(1e-6)

@@ -28,7 +28,7 @@ from hvdm.recipe import (
 )
 from hvdm.recipes.image_dynamics import spectra
 from hvdm.recipes.image_dynamics.autoencoder import MotionAutoencoder, slices_of
-from hvdm.recipes.image_dynamics.generation import KINDS, Generation, Settings
+from hvdm.recipes.image_dynamics.generation import Generation, Settings, kinds
 from hvdm.recipes.image_dynamics.networks import PictureEncoder, SpectrumUNet, UNetShape
 
 TRAINED_STEPS = 1000
@@ -126,11 +126,11 @@ class MotionDiffusion:
 
     averaged: tuple[str, ...] = ("denoiser",)
     coder: Coder | None = None
-    samples: Mapping[str, SampleKind] = KINDS
     coordinated = False
 
     def __init__(self, config: Config, below: MotionAutoencoder) -> None:
         self.config, self.below, self.clip = config, below, below.clip
+        self.samples: Mapping[str, SampleKind] = kinds(below.config.frames)
         self.alpha_bar = alpha_bars(sqrt_linear_betas(TRAINED_STEPS))
         self.trained = nn.ModuleDict({"denoiser": Denoiser(config, below, self.coordinated)})
         self.frozen = nn.ModuleDict(dict(below.trained.items()))

@@ -1,7 +1,7 @@
 """From a picture to its motion, and what is made of it: films, loops, spectra, pages."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -59,12 +59,23 @@ class TouchOptions(MotionOptions):
     strength: float = option(1.0, "where the slider begins: times the motion")
 
 
+OF_PICTURES = ("video",)
 KINDS: Mapping[str, SampleKind] = {
-    "image": SampleKind("a picture that moves", FilmOptions),
-    "loop": SampleKind("a picture that moves and ends as it began", WrapOptions),
+    "image": SampleKind("a picture that moves", FilmOptions, reads=OF_PICTURES),
+    "loop": SampleKind("a picture that moves and ends as it began", WrapOptions, reads=OF_PICTURES),
     "touch": SampleKind("a page with a picture that can be dragged", TouchOptions, "page"),
-    "spectrum": SampleKind("the spectral volume of a picture", MotionOptions, "spectrum"),
+    "spectrum": SampleKind(
+        "the spectral volume of a picture", MotionOptions, "spectrum", reads=OF_PICTURES
+    ),
 }
+
+
+def kinds(frames: int) -> Mapping[str, SampleKind]:
+    """With films as long as the clips that the motion is of."""
+    return {
+        name: replace(kind, frames=frames) if kind.medium == "film" else kind
+        for name, kind in KINDS.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,9 @@ class Generation:
 
     def _picture(self) -> Tensor:
         """`B 3 H W` in [-1, 1]."""
-        image = self.options.image
+        image, rows = self.options.image, self.request.rows
+        if image is None and rows is not None:
+            return rows.pixels()[:, :, 0]
         if image is None:
             what = self.request.what
             raise UserError(f"image= is missing; what={what} moves a picture: image=FILE")

@@ -14,7 +14,7 @@ from hvdm.data.decode import CannotDecode
 from hvdm.data.depth import Placing, checked, depth_file
 from hvdm.errors import UserError
 from hvdm.options import option
-from hvdm.recipe import Batch, Picture, SampleKind
+from hvdm.recipe import Batch, Noise, Picture, SampleKind
 
 
 def _depth(name: str, value: Any) -> Tensor | None:
@@ -33,6 +33,18 @@ def _pixels(name: str, value: Any) -> Tensor | None:
     if pixels is not None and not good:
         raise UserError(f"{name}: expected pixels, uint8 H W 3")
     return pixels
+
+
+YAWS = (-30.0, -15.0, 15.0, 30.0)
+"""Of the true views that `hvdm data synthetic kind=scenes` keeps."""
+
+
+def _degrees(name: str, value: Any) -> tuple[float, ...]:
+    values = value.split(",") if isinstance(value, str) else value
+    try:
+        return tuple(float(one) for one in values)
+    except (TypeError, ValueError):
+        raise UserError(f"{name}={value!r}: expected degrees, such as -15,15") from None
 
 
 def picture_option(key: str = "", about: str = "the picture") -> Any:
@@ -79,6 +91,23 @@ class OfPicture(PlacedOptions):
 
 
 @dataclass(frozen=True)
+class PlacesOptions:
+    cut: float = option(0.5, "the share of lowest densities that is taken away, below 1")
+
+
+@dataclass(frozen=True)
+class PlacesOfPicture(PlacesOptions, OfPicture):
+    pass
+
+
+@dataclass(frozen=True)
+class TurnedOptions(OfPicture):
+    yaws: tuple[float, ...] = option(
+        YAWS, "degrees to the right, with commas in between", shown="A,B,…", read=_degrees
+    )
+
+
+@dataclass(frozen=True)
 class ViewsOptions(OrbitOptions, OfPicture):
     pass
 
@@ -93,12 +122,28 @@ class PageOfPicture(MeshOptions, OrbitOptions, OfPicture):
     pass
 
 
+OF_ROWS = ("video", "depth")
 KINDS: Mapping[str, SampleKind] = {
     "views": SampleKind("an orbit around a picture, its depth beside it", ViewsOptions),
+    "image": SampleKind("a picture as it is rendered", OfPicture, "images", reads=OF_ROWS),
+    "novel": SampleKind("a picture from a random side", OfPicture, "images", reads=OF_ROWS),
+    "turned": SampleKind("a picture from given sides", TurnedOptions, reads=OF_ROWS),
+    "warped": SampleKind(
+        "its pixels moved by their depth, holes filled: no model", TurnedOptions, reads=OF_ROWS
+    ),
     "depth": SampleKind("the depth that a picture is rendered with", OfPicture, "depth"),
+    "places": SampleKind(
+        "where on its ray each pixel ends, 0 to 1", PlacesOfPicture, "depth", reads=OF_ROWS
+    ),
     "mesh": SampleKind("a picture's solid, by marching cubes", MeshOfPicture, "mesh"),
     "page": SampleKind("a page on which a picture can be turned", PageOfPicture, "page"),
 }
+
+
+def sides(noise: Noise, yaw: float, pitch: float) -> Tensor:
+    """Yaw and pitch of each draw `B 2` in radians, evenly within so many degrees either way."""
+    at = noise.uniform((2,), "side")
+    return (2 * at - 1) * at.new_tensor([yaw, pitch]).deg2rad()
 
 
 def batch_of(

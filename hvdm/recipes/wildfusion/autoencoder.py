@@ -35,7 +35,7 @@ from hvdm.recipe import (
     SampleRequest,
     Sums,
 )
-from hvdm.recipes.wildfusion.asking import KINDS, batch_of
+from hvdm.recipes.wildfusion.asking import KINDS, OF_ROWS, YAWS, batch_of, sides
 from hvdm.recipes.wildfusion.critics import Critics, made_pair, real_pair
 from hvdm.recipes.wildfusion.networks import (
     DecoderShape,
@@ -45,7 +45,7 @@ from hvdm.recipes.wildfusion.networks import (
     TriplaneDecoder,
 )
 from hvdm.recipes.wildfusion.scene import Camera, Look, SceneNetwork, drawn, middle, straight
-from hvdm.recipes.wildfusion.showing import SHOWN
+from hvdm.recipes.wildfusion.showing import SHOWN, warped_film
 
 DEPTH_MADE_BY = (
     "`hvdm data synthetic kind=scenes` writes it; of pictures `hvdm data derive depth DIR out=OUT` "
@@ -109,6 +109,14 @@ def depth_field(data: DataConfig) -> Field:
 
 def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
     return video(data), depth_field(data)
+
+
+def measured_by(data: DataConfig) -> tuple[Field, ...]:
+    """True views from other sides, and which of their pixels the picture shows."""
+    shape = (len(YAWS), data.height, data.width)
+    scenes = "`hvdm data synthetic kind=scenes` writes it of held-out scenes"
+    views = array("views", "views.npy", (*shape, 3), dtype="uint8", made_by=scenes)
+    return views, array("seen", "seen.npy", shape, dtype="bool", made_by=scenes)
 
 
 def build(config: Config, given: Given) -> Recipe:
@@ -194,13 +202,9 @@ class PictureCoder:
 
     clip: Clip
     latent_shape: tuple[int, ...]
+    reads: tuple[str, ...] = OF_ROWS
 
     def encode(self, nets: nn.ModuleDict, batch: Batch) -> Tensor:
-        if "depth" not in batch.fields:
-            raise UserError(
-                "this autoencoder reads depth beside the picture, and is given pictures alone; use "
-                "protocol=views, or hvdm sample what=views image=FILE depth=FILE"
-            )
         net = network_of(nets)
         return net.encoded(batch)[0] / net.square.sqrt()
 
@@ -382,14 +386,24 @@ class WildAutoencoder:
 
     @torch.no_grad()
     def sample(self, nets: nn.ModuleDict, request: SampleRequest, noise: Noise) -> Any:
-        """One picture from other sides, for each draw alike."""
+        """A picture from other sides: one for all draws, or that of each draw's row."""
         asked = request.options or KINDS[request.what].options()
-        batch = batch_of(asked.image, asked.depth, asked.placing, "image", self.clip.height)
-        coder = self.coder
+        batch = request.rows
+        if batch is None:
+            batch = batch_of(asked.image, asked.depth, asked.placing, "image", self.clip.height)
+            batch = batch.to(torch.device(noise.device), torch.get_default_dtype())
+        if request.what == "warped":
+            film = warped_film(self.camera, batch, asked)
+            return film.expand(len(noise.draws), *film.shape[1:])
+        coder, net = self.coder, network_of(nets)
         assert isinstance(coder, PictureCoder)
-        latent = coder.encode(nets, batch.to(torch.device(noise.device), torch.get_default_dtype()))
-        planes = coder.planes(nets, latent).expand(len(noise.draws), -1, -1, -1, -1)
-        return SHOWN[request.what](network_of(nets), planes, asked)
+        planes = coder.planes(nets, coder.encode(nets, batch))
+        planes = planes.expand(len(noise.draws), *planes.shape[1:])
+        if request.what in SHOWN:
+            return SHOWN[request.what](net, planes, asked)
+        turned = sides(noise, self.config.yaw, self.config.pitch).to(planes)
+        angles = turned if request.what == "novel" else None
+        return net.look(planes, angles).image.clamp(-1, 1)
 
 
 def _slope(score: Tensor, given: Tensor) -> Tensor:

@@ -34,9 +34,11 @@ from hvdm.recipes.wildfusion.asking import (
     OfPicture,
     OrbitOptions,
     PlacedOptions,
+    PlacesOptions,
     batch_of,
     depth_option,
     picture_option,
+    sides,
 )
 from hvdm.recipes.wildfusion.autoencoder import PictureCoder, WildNetwork, depth_field, network_of
 from hvdm.recipes.wildfusion.showing import SHOWN, beside
@@ -134,6 +136,11 @@ class SampledMesh(MeshOptions, Telling):
 
 
 @dataclass(frozen=True)
+class SampledPlaces(PlacesOptions, Telling):
+    pass
+
+
+@dataclass(frozen=True)
 class SampledPage(MeshOptions, OrbitOptions, Telling):
     pass
 
@@ -151,13 +158,16 @@ class ResampleOptions(OfPicture, Telling):
     levels: int = option(11, "from none of the noise to all of it", least=2)
 
 
-OBJECTS = {"sample": "views", "depth": "depth", "mesh": "mesh", "page": "page"}
+OBJECTS = {
+    "sample": "views", "depth": "depth", "places": "places", "mesh": "mesh", "page": "page",
+}  # fmt: skip
 """Kinds that show a drawn object, by how it is shown."""
 WILD_KINDS: Mapping[str, SampleKind] = {
     "sample": SampleKind("an orbit around an object, its depth beside it", SampleOptions),
     "image": SampleKind("objects from the front", Telling, "images"),
     "novel": SampleKind("objects from a random side", Telling, "images"),
     "depth": SampleKind("how far objects are, from the front", Telling, "depth"),
+    "places": SampleKind("where on its ray each pixel ends, 0 to 1", SampledPlaces, "depth"),
     "mesh": SampleKind("solids, by marching cubes", SampledMesh, "mesh"),
     "page": SampleKind("a page on which an object can be turned", SampledPage, "page"),
     "interpolate": SampleKind("from one picture to another", InterpolateOptions),
@@ -229,7 +239,8 @@ class WildDiffusion:
         planes = self.planes(drawing.latent())
         if request.what in OBJECTS:
             return SHOWN[OBJECTS[request.what]](self.net, planes, asked)
-        angles = drawing.angles() if request.what == "novel" else None
+        turned = sides(noise, self.config.yaw, self.config.pitch)
+        angles = turned if request.what == "novel" else None
         return self.net.look(planes, angles).image.clamp(-1, 1)
 
     def planes(self, latent: Tensor) -> Tensor:
@@ -293,12 +304,6 @@ class Drawing:
 
     def latent(self) -> Tensor:
         return self.denoised(self.noise.randn(self.recipe.latent_shape, "start"))
-
-    def angles(self) -> Tensor:
-        """Of each draw, evenly within the run's range."""
-        config = self.recipe.config
-        at = self.noise.uniform((2,), "side")
-        return (2 * at - 1) * at.new_tensor([config.yaw, config.pitch]).deg2rad()
 
     def _encoded(self, key: str, image: Tensor | None, depth: Tensor | None) -> Tensor:
         """One picture's latent, for each draw."""

@@ -2,13 +2,24 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hvdm.ops.cameras import Lens, rays, turned
-from hvdm.ops.volume import Rays, Spacing, contract, lookup, render, stratified
+from hvdm.ops.volume import (
+    Answer,
+    Rays,
+    Spacing,
+    contract,
+    cut_to,
+    densities,
+    lookup,
+    render,
+    stratified,
+)
 from hvdm.recipe import Noise
 from hvdm.recipes.wildfusion.networks import PointNetwork, SuperResolution
 
@@ -90,13 +101,26 @@ class SceneNetwork(nn.Module):
     def forward(self, planes: Tensor, angles: Tensor, draw: Draw) -> Look:
         """Seen from yaw and pitch `B 2` in radians."""
         camera, side = self.camera, self.camera.side
-        rotation = turned(angles[:, 0], angles[:, 1])
-        at = Rays(*rays(rotation, camera.lens, side, side), draw.coarse, draw.fine)
+        at = self.at(angles, draw)
         seen = render(lambda points: self.answer(planes, points), at, camera.spacing)
         rendered = seen.features.mT.unflatten(-1, (side, side))
         small = 2 * rendered[:, :3] - 1
         image = self.enlarge(rendered, small)
         return Look(image, small, seen.depth.unflatten(-1, (side, side)), *seen[2:])
+
+    def at(self, angles: Tensor, draw: Draw) -> Rays:
+        side, rotation = self.camera.side, turned(angles[:, 0], angles[:, 1])
+        return Rays(*rays(rotation, self.camera.lens, side, side), draw.coarse, draw.fine)
+
+    def ends(self, planes: Tensor, angles: Tensor, draw: Draw, cut: float) -> Tensor:
+        """Places in [0, 1] where rays end, `B r r`, without this share of the lowest densities."""
+        at, spacing = self.at(angles, draw), self.camera.spacing
+        answer: Answer = partial(self.answer, planes)
+        density = densities(answer, at, spacing).flatten(1)
+        if taken := int(cut * density.shape[1]):
+            answer = cut_to(answer, density.kthvalue(taken, dim=1).values)
+        seen = render(answer, at, spacing)
+        return spacing.of(seen.depth).unflatten(-1, (self.camera.side,) * 2)
 
 
 def radians(yaw: float, pitch: float) -> tuple[float, float]:

@@ -7,12 +7,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from hvdm.errors import RunError
+from hvdm.errors import RunError, UserError
 from hvdm.media.mesh import Mesh
 from hvdm.media.turning import turning_page
-from hvdm.recipe import to_pixels
-from hvdm.recipes.wildfusion.asking import MeshOptions, OrbitOptions
-from hvdm.recipes.wildfusion.scene import Camera, Look, SceneNetwork, radians
+from hvdm.ops.warp import warped
+from hvdm.recipe import Batch, to_pixels
+from hvdm.recipes.wildfusion.asking import (
+    MeshOptions,
+    OrbitOptions,
+    PlacesOptions,
+    TurnedOptions,
+)
+from hvdm.recipes.wildfusion.scene import Camera, Look, SceneNetwork, middle, radians, straight
 
 AT_ONCE = 1 << 16
 UPRIGHT = (1.0, -1.0, -1.0)
@@ -59,6 +65,26 @@ def beside(net: Looker, look: Look) -> Tensor:
 
 def depth_maps(net: Looker, planes: Tensor, asked: Any) -> Tensor:
     return net.look(planes).depth
+
+
+def places(net: Looker, planes: Tensor, asked: PlacesOptions) -> Tensor:
+    """`B r r` in [0, 1]."""
+    if not 0 <= asked.cut < 1:
+        raise UserError(f"cut={asked.cut}: a share, at least 0 and below 1")
+    return net.scene.ends(planes, straight(planes), middle(net.camera, planes), asked.cut)
+
+
+def turned_film(net: Looker, planes: Tensor, asked: TurnedOptions) -> Tensor:
+    """`B 3 V H W`, a frame for each side."""
+    looks = [net.look(planes, _angles(planes, yaw, 0.0)) for yaw in asked.yaws]
+    return torch.stack([look.image.clamp(-1, 1) for look in looks], 2)
+
+
+def warped_film(camera: Camera, batch: Batch, asked: TurnedOptions) -> Tensor:
+    """The same of the pixels themselves."""
+    picture, depth = batch.pixels()[:, :, 0], batch["depth"].to(batch.pixels())
+    frames = [warped(picture, depth, _angles(picture, yaw, 0.0), camera.lens) for yaw in asked.yaws]
+    return torch.stack(frames, 2)
 
 
 # Meshes
@@ -122,6 +148,8 @@ def page_of(net: Looker, planes: Tensor, asked: Any) -> str:
 SHOWN: Mapping[str, Callable[[Any, Tensor, Any], Any]] = {
     "views": film,
     "depth": depth_maps,
+    "places": places,
+    "turned": turned_film,
     "mesh": meshes,
     "page": pages,
 }

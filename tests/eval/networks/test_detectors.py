@@ -83,7 +83,7 @@ def test_detectors_that_are_not_at_hand_say_what_to_do():
         find("untraned")
     with pytest.raises(UserError, match="i3d_pretrained_400.pt.*detector=untrained gives"):
         choose("i3d")
-    for name in ("videomae", "dti3d", "c3d"):
+    for name in ("videomae", "c3d"):
         with pytest.raises(UserError, match="never verified.*docs/evaluation.md"):
             choose(name)
 

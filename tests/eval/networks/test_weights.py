@@ -106,7 +106,7 @@ def test_a_file_of_ones_own_is_used_only_when_it_is_pinned(tmp_path):
 
 
 def test_no_detector_falls_back_to_random_weights(tmp_path):
-    for name in ("i3d", "i3d-stylegan-v", "inception", "vgg16"):
+    for name in ("i3d", "i3d-stylegan-v", "inception", "vgg16", "dti3d", "dti3d-32"):
         with pytest.raises(UserError, match=WEIGHTS[detectors.KNOWN[name].weights].file):
             choose(name, folder=tmp_path)
 
@@ -131,6 +131,24 @@ def test_our_i3d_reads_a_state_dict_and_says_what_does_not_fit(tmp_path, video):
         fetch("i3d", other, weights.sha256_of_file(wrong))
         with pytest.raises(UserError, match=said):
             make(choose("i3d", folder=other))
+
+
+def test_files_of_dt_fvd_are_read_as_their_authors_write_them(tmp_path):
+    from eval.networks.i3d import I3D
+
+    path = tmp_path / WEIGHTS["dti3d"].file
+    torch.save({"epoch": 3, "state_dict": I3D(18).state_dict()}, path)
+    fetch("dti3d", tmp_path, weights.sha256_of_file(path))
+    video = torch.zeros(1, 16, 16, 24, 3, dtype=torch.uint8)
+    video[:, :, :, 12:] = 255
+    found = make(choose("dti3d", folder=tmp_path)).extract(video)[FEATURES]
+    assert found.shape == (1, 1024)
+    assert not (
+        found == make(choose("dti3d", folder=tmp_path)).extract(255 - video)[FEATURES]
+    ).all()
+    torch.save(I3D().state_dict(), path)
+    with pytest.raises(UserError, match="has sha256"):
+        choose("dti3d", folder=tmp_path)
 
 
 class Scripted(torch.nn.Module):

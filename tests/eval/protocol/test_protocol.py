@@ -12,7 +12,7 @@ def test_names_with_and_without_a_version():
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(UserError, match="did you mean 'reconstruction@1'"):
         find("reconstructon@1")
-    with pytest.raises(UserError, match="choose from: digits@1, features@1, fid/50k-jpeg@1"):
+    with pytest.raises(UserError, match="choose from: digits@1, dtfvd/image-dynamics-sliding@1"):
         find("zzz")
     with pytest.raises(UserError, match="at least 2"):
         find("reconstruction", clips=1)
