@@ -4,18 +4,18 @@ That form looks planes up one by one with `grid_sample`, asks for all points at 
 gradients need. In turn in each round in one process, on all threads; seconds are those of the
 processor over the number of threads, so that what else runs on the machine counts for little.
 Memory is by how much a process grows at the peak of forward and backward, each form in a process of
-its own. Both give one answer, which is looked at first.
+its own, on Linux. Both give one answer, which is looked at first.
 """
 
 import argparse
 import json
 import multiprocessing
 import os
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -109,9 +109,15 @@ def grown(form: str) -> int:
     torch.set_num_threads(THREADS)
     View(8).learned(form)
     view = View(RAYS)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = peak()
     view.learned(form)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return peak() - before
+
+
+def peak() -> int:
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "VmHWM" in line)
 
 
 def memory() -> dict[str, int]:

@@ -1,5 +1,7 @@
 """Pixels moved by their depth to where another camera sees them, without a model."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -9,22 +11,37 @@ AT_ONCE = 1 << 11
 """Holes whose nearest pixel is looked for together."""
 
 
-def warped(picture: Tensor, depth: Tensor, angles: Tensor, lens: Lens) -> Tensor:
-    """`B 3 H W`, depth `B H W` along the axis, yaw and pitch `B 2` in radians -> `B 3 H W`.
+class Moved(NamedTuple):
+    """Values `B C H W`, and whether any pixel came there, `B H W`."""
 
-    The nearest of what comes to a pixel is seen there; holes are filled from the nearest pixel.
+    values: Tensor
+    there: Tensor
+
+
+def moved(
+    picture: Tensor, depth: Tensor, angles: Tensor, lens: Lens, aside: Tensor | None = None
+) -> Moved:
+    """`B C H W`, depth `B H W` along the axis, yaw and pitch `B 2` in radians.
+
+    Of what comes to a pixel the nearest is seen there. `aside` is how far the other camera stands
+    from its place on the orbit, `B 3` of view space.
     """
     _, _, height, width = picture.shape
     straight = turned(*torch.zeros_like(angles).unbind(1))
     origin, directions = rays(straight, lens, height, width)
     points = origin + directions * depth.flatten(1)[..., None]
+    points = points if aside is None else points - aside[:, None]
     places, far = seen_at(points, turned(*angles.unbind(1)), lens)
     rows = zip(picture.flatten(2), places, far, strict=True)
-    return torch.stack([_thrown(*row, height, width) for row in rows])
+    found = [_thrown(*row, height, width) for row in rows]
+    values, there = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return Moved(values.unflatten(2, (height, width)), there.unflatten(1, (height, width)))
 
 
-def _thrown(colours: Tensor, places: Tensor, far: Tensor, height: int, width: int) -> Tensor:
-    """`3 N`, where each goes in [-1, 1] `N 2`, and how far it is there `N`."""
+def _thrown(
+    colours: Tensor, places: Tensor, far: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor]:
+    """`C N`, where each goes in [-1, 1] `N 2`, and how far it is there `N`."""
     sides = places.new_tensor([width, height])
     column, row = ((places + 1) / 2 * sides).floor().long().unbind(1)
     inside = (far > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
@@ -32,19 +49,21 @@ def _thrown(colours: Tensor, places: Tensor, far: Tensor, height: int, width: in
     nearest = far.new_full((height * width,), torch.inf)
     nearest.scatter_reduce_(0, target, own, "amin")
     front = own == nearest[target]
-    out = colours.new_zeros(3, height * width)
+    out = torch.zeros_like(colours)
     out[:, target[front]] = colours[:, inside][:, front]
-    return filled_from(out, nearest.isfinite(), width).unflatten(1, (height, width))
+    return out, nearest.isfinite()
 
 
-def filled_from(values: Tensor, there: Tensor, width: int) -> Tensor:
-    """`C N` of a picture so wide, where not all are there: the nearest one that is."""
-    if bool(there.all()) or not bool(there.any()):
-        return values
-    at = torch.arange(len(there), device=there.device)
-    grid = torch.stack([at // width, at % width], 1).to(torch.float32)
+def filled(found: Moved) -> Tensor:
+    """Where none came, the nearest pixel to which one did."""
+    return torch.stack([_filled(*row) for row in zip(*found, strict=True)])
+
+
+def _filled(values: Tensor, there: Tensor) -> Tensor:
+    """`C H W`, `H W`."""
     out = values.clone()
-    for holes in at[~there].split(AT_ONCE):
-        near = torch.cdist(grid[holes], grid[there]).argmin(1)
-        out[:, holes] = values[:, at[there][near]]
+    own, holes = there.nonzero(), (~there).nonzero()
+    for some in holes.split(AT_ONCE) if len(own) else ():
+        near = own[torch.cdist(some.double(), own.double()).argmin(1)]
+        out[:, some[:, 0], some[:, 1]] = values[:, near[:, 0], near[:, 1]]
     return out

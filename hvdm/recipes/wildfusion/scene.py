@@ -100,9 +100,12 @@ class SceneNetwork(nn.Module):
 
     def forward(self, planes: Tensor, angles: Tensor, draw: Draw) -> Look:
         """Seen from yaw and pitch `B 2` in radians."""
-        camera, side = self.camera, self.camera.side
-        at = self.at(angles, draw)
-        seen = render(lambda points: self.answer(planes, points), at, camera.spacing)
+        return self.seen_along(planes, self.at(angles, draw))
+
+    def seen_along(self, planes: Tensor, at: Rays) -> Look:
+        """By rays of any camera that has this lens."""
+        side = self.camera.side
+        seen = render(partial(self.answer, planes), at, self.camera.spacing)
         rendered = seen.features.mT.unflatten(-1, (side, side))
         small = 2 * rendered[:, :3] - 1
         image = self.enlarge(rendered, small)

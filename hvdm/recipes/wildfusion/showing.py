@@ -10,7 +10,7 @@ from torch import Tensor
 from hvdm.errors import RunError, UserError
 from hvdm.media.mesh import Mesh
 from hvdm.media.turning import turning_page
-from hvdm.ops.warp import warped
+from hvdm.ops.warp import filled, moved
 from hvdm.recipe import Batch, to_pixels
 from hvdm.recipes.wildfusion.asking import (
     MeshOptions,
@@ -83,8 +83,8 @@ def turned_film(net: Looker, planes: Tensor, asked: TurnedOptions) -> Tensor:
 def warped_film(camera: Camera, batch: Batch, asked: TurnedOptions) -> Tensor:
     """The same of the pixels themselves."""
     picture, depth = batch.pixels()[:, :, 0], batch["depth"].to(batch.pixels())
-    frames = [warped(picture, depth, _angles(picture, yaw, 0.0), camera.lens) for yaw in asked.yaws]
-    return torch.stack(frames, 2)
+    sides = [_angles(picture, yaw, 0.0) for yaw in asked.yaws]
+    return torch.stack([filled(moved(picture, depth, at, camera.lens)) for at in sides], 2)
 
 
 # Meshes

@@ -181,6 +181,16 @@ def test_the_words_of_our_demo():
     assert demo.planned(DemoOptions(), path).out == Path("runs/demo").absolute()
 
 
+@pytest.mark.parametrize("name", demos.names())
+def test_every_demo_has_words_that_its_verbs_know(name, tmp_path):
+    """Configs compose with their keys, and figures are known: minutes are spent only then."""
+    made = demo.planned(DemoOptions(out=str(tmp_path / "demo")), demos.path_of(name))
+    for stage in made.stages:
+        demo.readiness(stage)
+    quality.figures(made.file.figures)
+    assert made.told(made.file.made, tmp_path)
+
+
 def test_demos_are_found_by_name_and_no_run_configs(capsys):
     assert {"hvdm", "pseudo_video", "wavediff"} <= set(demos.names())
     assert not any("demo" in name for name in compose.names())
