@@ -205,6 +205,11 @@ class PictureCoder:
     reads: tuple[str, ...] = OF_ROWS
 
     def encode(self, nets: nn.ModuleDict, batch: Batch) -> Tensor:
+        if "depth" not in batch.fields:
+            raise UserError(
+                "this autoencoder reads depth beside the picture, and is given pictures alone; use "
+                "hvdm sample what=views image=FILE depth=FILE"
+            )
         net = network_of(nets)
         return net.encoded(batch)[0] / net.square.sqrt()
 
