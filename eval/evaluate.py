@@ -8,7 +8,7 @@ from eval import features, results
 from eval.blocks.feature_store import FeatureStore
 from eval.blocks.tasks import BlockJob, Payload
 from eval.catalogue import kind_of
-from eval.clips import files, given
+from eval.clips import data_rows, files
 from eval.outcome import finish, identity
 from eval.plans import Plan, Say, plans
 from eval.protocol.protocol import find
@@ -44,7 +44,7 @@ def evaluate_all(request: Request, run: Run = map, say: Say = print) -> list[dic
         return [features.evaluate_features(request, say)]
     began = time.monotonic()
     files.forget()
-    given.forget()
+    data_rows.forget()
     asked = plans(request, say)
     found = {plan.protocol.full_name: _known(plan) for plan in asked}
     to_do = [plan for plan in asked if found[plan.protocol.full_name] is None]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from eval.blocks.tasks import chosen
 from eval.catalogue import kind_of
-from eval.clips.given import DataRows, Still, rows_of
+from eval.clips.data_rows import DataRows, Still, rows_of
 from eval.clips.sources import ClipSource, FrameSelection, Shards, source_of
 from eval.clips.subject import (
     RECONSTRUCTIONS,

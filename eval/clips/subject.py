@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eval.clips.given import DataRows
+from eval.clips.data_rows import DataRows
 from eval.clips.sources import NO_CLASS, Clips, FrameSelection, Shards
 from hvdm import opening, sampling
 from hvdm.errors import RunError, UserError

@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from eval.blocks.cost import counted, told
-from eval.clips.given import DataRows
+from eval.clips.data_rows import DataRows
 from eval.clips.sources import FrameSelection
 from eval.clips.subject import CheckpointModel, Samples, open_model
 from eval.evaluate import evaluate_all
@@ -250,7 +250,7 @@ def test_flatness_is_that_of_the_maps_without_their_haze(
 
 
 def test_still_clips_are_cut_as_all_others_are(dynamics: Place) -> None:
-    from eval.clips.given import Still
+    from eval.clips.data_rows import Still
 
     rows = DataRows(str(dynamics[1]), str(dynamics[2]), "test", ("video",))
     clips = Still(rows, 16).read((2,), FrameSelection(8, 2), "cpu")
