@@ -1,7 +1,5 @@
 """A run that is killed goes on with the samples that come next, on another number of workers."""
 
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,17 +10,8 @@ from hvdm.config import RunConfig
 from hvdm.data.batches import read_keys
 from hvdm.run import run
 from launcher import compose
+from tests.support import killed
 from tests.support.ranks import Ranks
-
-COMMAND = """
-import sys
-import torch
-from hvdm.run import run
-from launcher import compose
-
-torch.set_num_threads(1)
-run.train(compose.run_config("tiny/hvdm_autoencoder", sys.argv[1:]), sinks=())
-"""
 
 
 def overrides(folder: Path, shapes: Path) -> list[str]:
@@ -37,15 +26,15 @@ def train(config: RunConfig) -> None:
     run.train(config, sinks=())
 
 
-def killed_at(step: int, words: list[str], folder: Path) -> None:
+def killed_at(step: int, config: RunConfig) -> None:
     """Kills the process when the rows of this step have been handed out."""
-    process = subprocess.Popen([sys.executable, "-c", COMMAND, *words])
-    log = folder / "logs/keys/rank-0.jsonl"
+    (process,) = killed.start(config)
+    log = Path(config.run) / "logs/keys/rank-0.jsonl"
     while not log.exists() or len(log.read_text().splitlines()) < step:
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.is_alive(), "the run ended before it could be killed"
         time.sleep(0.001)
     process.kill()
-    process.wait()
+    process.join()
 
 
 @pytest.mark.processes
@@ -54,8 +43,9 @@ def test_a_killed_run_goes_on_with_the_samples_that_come_next(
 ) -> None:
     straight = compose.run_config("tiny/hvdm_autoencoder", overrides(tmp_path / "a", shapes))
     two_ranks.run(train, straight)
-    killed_at(7, overrides(tmp_path / "b", shapes), tmp_path / "b")
-    two_ranks.run(train, replace(straight, run=str(tmp_path / "b")))
+    broken = replace(straight, run=str(tmp_path / "b"))
+    killed_at(7, broken)
+    two_ranks.run(train, broken)
     keys = read_keys(tmp_path / "b/logs/keys")
     assert keys == read_keys(tmp_path / "a/logs/keys") and sorted(keys) == list(range(72))
     assert len({keys[draw] for draw in range(40)}) == 40

@@ -1,5 +1,4 @@
 import hashlib
-import multiprocessing as mp
 import os
 import random
 import sys
@@ -19,6 +18,7 @@ from hvdm.errors import UserError
 from launcher.cli import main
 from launcher.workers.cluster import over_processes
 from tests.seams.derived import Shifts
+from tests.support.ranks import forked
 
 PAUSE_S = 0.05
 
@@ -98,9 +98,7 @@ def job(source: Path, out: Path, workers: int) -> None:
 
 
 def start(*arguments: object) -> BaseProcess:
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["launcher.workers.cluster", "tests.data_tools.test_derive"])
-    process = context.Process(target=job, args=arguments)
+    process = forked().Process(target=job, args=arguments)
     process.start()
     return process
 

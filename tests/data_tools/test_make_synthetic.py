@@ -2,14 +2,9 @@ import gc
 import hashlib
 import io
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +18,7 @@ from data_tools.synthetic.rendering import CLASSES, render
 from data_tools.verify import verify
 from hvdm.data.decode import ClipSpec, decode
 from hvdm.errors import RunError, UserError
+from tests.support.ranks import forked
 
 SMALL: dict[str, Any] = dict(
     seed=1, train=5, test=2, per_shard=2, frames=4, height=32, width=32, fps=8
@@ -83,25 +79,25 @@ def test_impossible_requests_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.processes
 def test_a_killed_run_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
-    program = "import sys; from data_tools.synthetic.making import make; "
-    program += "make(sys.argv[1], train=5000)"
-    root = Path(__file__).parents[2]
-    killed = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "set")], cwd=root)
+    killed = forked().Process(target=make, args=(tmp_path / "set",), kwargs={"train": 5000})
+    killed.start()
     while not list(tmp_path.glob(".part-set/train/*.tar")):
-        assert killed.poll() is None
+        assert killed.is_alive()
         time.sleep(0.05)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+    killed.kill()
+    killed.join()
     assert not (tmp_path / "set").exists()
     make(tmp_path / "set", **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
     assert verify(tmp_path / "set").ok
 
 
+@pytest.mark.processes
 def test_the_jobs_can_be_sent_to_other_processes(tmp_path: Path) -> None:
     make(tmp_path / "a", **SMALL)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=forked()) as pool:
         make(tmp_path / "b", **SMALL, run=pool.map)
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
 

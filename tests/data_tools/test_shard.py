@@ -3,10 +3,9 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from hvdm.data.schema import read_manifest
 from hvdm.data.shards import ShardReader
 from hvdm.errors import UserError
 from tests.data_tools import videos
+from tests.support.ranks import forked
 
 KILLS = int(os.environ.get("HVDM_KILLS", "1"))
 SMALL = Settings(size=32, clip_frames=16, min_frames=8, per_shard=4, test=0.0, seed=1)
@@ -124,23 +124,25 @@ def test_new_sources_append_new_shards(folder: Path, tmp_path: Path) -> None:
         shard(str(source), out, SMALL)
 
 
-COMMAND = """
-import sys
-from data_tools.settings import Settings
-from data_tools.shard import shard
-settings = Settings(size=32, clip_frames=16, min_frames=8, per_shard=2, test=0.3)
-shard(sys.argv[1], sys.argv[2], settings)
-"""
+def job(source: Path, out: Path) -> None:
+    settings = Settings(size=32, clip_frames=16, min_frames=8, per_shard=2, test=0.3)
+    shard(str(source), str(out), settings)
 
 
-def start(source: Path, out: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", COMMAND, str(source), str(out)]
-    return subprocess.Popen(command, start_new_session=True)
+def start(source: Path, out: Path) -> BaseProcess:
+    process = forked().Process(target=job, args=(source, out))
+    process.start()
+    return process
 
 
-def under_way(process: "subprocess.Popen[bytes]", out: Path) -> float:
+def ended(process: BaseProcess) -> int | None:
+    process.join()
+    return process.exitcode
+
+
+def under_way(process: BaseProcess, out: Path) -> float:
     """Waits for the job's first file; gives the time."""
-    while not (out / "journal/job.json").exists() and process.poll() is None:
+    while not (out / "journal/job.json").exists() and process.is_alive():
         time.sleep(0.01)
     return time.monotonic()
 
@@ -150,14 +152,12 @@ def killed_at_random(source: Path, out: Path, times: int, seconds: float, seed: 
     chosen, hit = random.Random(seed), 0
     for _ in range(times):
         process = start(source, out)
-        try:
-            under_way(process, out)
-            process.wait(chosen.uniform(0, 1) * seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            hit += 1
-        process.wait()
-    assert start(source, out).wait() == 0
+        under_way(process, out)
+        process.join(chosen.uniform(0, 1) * seconds)
+        hit += process.is_alive()
+        process.kill()
+        process.join()
+    assert ended(start(source, out)) == 0
     return hit
 
 
@@ -166,7 +166,7 @@ def test_a_killed_job_ends_with_the_same_bytes(folder: Path, tmp_path: Path) -> 
     """Each job is killed three times; jobs, until as many kills as asked for met one at work."""
     straight = start(folder, tmp_path / "straight")
     began = under_way(straight, tmp_path / "straight")
-    assert straight.wait() == 0
+    assert ended(straight) == 0
     seconds, hit, jobs = time.monotonic() - began, 0, 0
     while hit < KILLS:
         assert jobs < 2 * KILLS, "the kills come too late"

@@ -2,7 +2,6 @@ import dataclasses
 import json
 import pickle
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from eval.clips import subject
 from eval.evaluate import Request, evaluate
 from eval.results import compare, line, read
 from hvdm.errors import RunError, UserError
+from tests.support.ranks import forked
 
 FVD = {"protocol": "fvd/tf-reference@1", "detector": "untrained"}
 
@@ -91,7 +91,7 @@ def test_equal_to_the_bit_wherever_the_blocks_are_measured(make_run, asked):
 @pytest.mark.processes
 def test_equal_to_the_bit_in_two_processes(make_run):
     run = make_run(kind="generator")
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(2, mp_context=forked()) as pool:
         there = measured(run, pool.map, clips=9, **FVD)
     here = measured(run, clips=9, again=True, **FVD)
     assert there["values"] == here["values"] and there["blocks"] == here["blocks"]

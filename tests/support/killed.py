@@ -1,15 +1,12 @@
 """Runs in processes that may be killed: forked from one that has imported everything."""
 
-import multiprocessing as mp
 import os
 import time
 from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from tests.support.ranks import free_port
-
-_PRELOADED = ["hvdm.run.run", "hvdm.checkpoint.bucket", "torch._dynamo", "tests.support.toys"]
+from tests.support.ranks import forked, free_port
 
 
 def _rank(config: Any, environment: Mapping[str, str], quiet: bool) -> None:
@@ -26,8 +23,7 @@ def _rank(config: Any, environment: Mapping[str, str], quiet: bool) -> None:
 
 def start(config: Any, world: int = 1, **environment: str) -> list[BaseProcess]:
     """The ranks of a run; as `cluster=inline` where there is one."""
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    context = forked()
     port = str(free_port())
     group = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     ranks = []

@@ -1,4 +1,7 @@
-"""Rank processes that live through the test session: imports are paid once, not per test."""
+"""Rank processes that live through the test session: imports are paid once, not per test.
+
+They are forked from one process that has imported what they need, and has no threads.
+"""
 
 import multiprocessing as mp
 import os
@@ -6,7 +9,15 @@ import pickle
 import socket
 import traceback
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from typing import Any
+
+
+def forked() -> ForkServerContext:
+    """Processes start there without an import; `tests/support/imported.py` says of what."""
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["tests.support.imported"])
+    return context
 
 
 def free_port() -> int:
@@ -45,7 +56,7 @@ class Ranks:
     """`run(function, *arguments)` on every rank; gives each rank's result."""
 
     def __init__(self, world: int) -> None:
-        context = mp.get_context("spawn")
+        context = forked()
         port = free_port()
         self.world = world
         self._pipes, self._processes = [], []
