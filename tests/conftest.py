@@ -48,9 +48,14 @@ def three_ranks() -> Iterator[Ranks]:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """As `cluster=local` starts it; what runs inside finds it and starts none of its own."""
-    with cluster.session(ClusterConfig("local", workers=3, cpus_per_worker=0.5)):
-        yield
+    """As `cluster=local` starts it; what runs inside finds it and starts none of its own.
+
+    Its workers find the sixth family, as those of a command would.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).with_name("sixth")))
+        with cluster.session(ClusterConfig("local", workers=3, cpus_per_worker=0.5)):
+            yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

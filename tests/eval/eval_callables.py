@@ -42,9 +42,3 @@ def killed_once(seed, indices):
         marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return shapes(seed, indices)
-
-
-def killed_always(seed, indices):
-    if 9 in indices:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return shapes(seed, indices)

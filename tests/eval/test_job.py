@@ -22,6 +22,7 @@ from hvdm.disk import atomic_write
 from hvdm.errors import RunError, UserError
 from launcher.cli import main
 from launcher.workers import cluster
+from tests.support import items
 
 CALLABLES = Path(__file__).parent / "eval_callables.py"
 FVD = {"protocol": "fvd/tf-reference@1", "detector": "untrained"}
@@ -57,13 +58,6 @@ def without_times(result):
 # Workers
 
 
-@pytest.fixture(scope="module")
-def session():
-    local = ClusterConfig("local", workers=2, cpus_per_worker=0.2)
-    with cluster.session(local):
-        yield
-
-
 def workers(count):
     return ClusterConfig("local", workers=count, cpus_per_worker=0.2)
 
@@ -84,7 +78,7 @@ def test_equal_json_however_the_blocks_are_dealt(asked, count, cache):
 
 
 @pytest.mark.ray
-def test_equal_json_with_two_workers_of_which_one_is_killed(session, asked, tmp_path, cache):
+def test_equal_json_with_two_workers_of_which_one_is_killed(ray_session, asked, tmp_path, cache):
     marker = tmp_path / "killed"
     marker.touch()
     os.environ["EVAL_TEST_MARKER"] = str(marker)
@@ -115,20 +109,20 @@ class _Marked:
 
 
 @pytest.mark.ray
-def test_what_kills_every_worker_ends_the_job(session, asked):
+def test_what_kills_every_worker_ends_the_job(ray_session):
     with pytest.raises(RunError, match="a worker died on one item 3 times"):
-        evaluate(asked("killed_always"), cluster.stream(workers(2)), quiet)
+        list(cluster.stream(workers(2))(items.kill, [5, 6, 7]))
 
 
 @pytest.mark.ray
-def test_errors_of_workers_arrive_as_they_were_said(session, asked):
-    with pytest.raises(RunError, match="not_a_number 5: not every value is finite"):
-        evaluate(asked("not_a_number", clips=12), cluster.stream(workers(2)), quiet)
+def test_errors_of_workers_arrive_as_they_were_said(ray_session):
+    with pytest.raises(RunError, match="^not_a_number 5: not every value is finite$"):
+        list(cluster.stream(workers(1))(items.refuse, [5]))
 
 
 @pytest.mark.ray
-def test_lists_keep_the_order_of_their_items(session):
-    assert cluster.over_ray(workers(3))(len, ["a", "bbb", "", "dd"]) == [1, 3, 0, 2]
+def test_lists_keep_the_order_of_their_items(ray_session):
+    assert cluster.over_ray(workers(2))(len, ["a", "bbb", "", "dd"]) == [1, 3, 0, 2]
 
 
 # What is kept

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hvdm.checkpoint import checkpoint
 from hvdm.config import ClusterConfig
-from hvdm.errors import RunError, UserError
+from hvdm.errors import UserError
 from hvdm.run import run
 from launcher.cli import main
-from launcher.workers import cluster, worker
+from launcher.workers import cluster
 from tests.support.toys import run_config
 
 YAML = "tests/sixth/toy_flow.yaml"
@@ -196,24 +195,3 @@ def test_a_stale_lock_of_the_operators_build_is_cleared_and_said() -> None:
     answer = program(PREPARE)
     assert "SAID removed" in answer.stdout and "READY" in answer.stdout, answer.stderr
     assert not (operator / "lock").exists()
-
-
-@pytest.mark.ray
-def test_what_a_worker_cannot_mend_is_not_tried_again(
-    ray_session: None, shapes: Path, tmp_path: Path
-) -> None:
-    """The first real cause, once, and no traceback: not three restarts of the group."""
-    from launcher.verbs import training as training
-
-    config = run_config(
-        tmp_path / "run",
-        shapes,
-        model={"spoiled": tuple(range(100))},
-        steps=9,
-        skips_allowed=0,
-        cluster=ClusterConfig("local", workers=2, cpus_per_worker=0.5),
-    )
-    with pytest.raises(RunError, match="steps in a row were not finite"):
-        training.train(config)
-    assert not worker.fatal_path(config.run).exists()
-    assert checkpoint.listed(tmp_path / "run") == []

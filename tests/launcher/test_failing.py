@@ -73,6 +73,23 @@ def tried(config: RunConfig) -> str:
     return str(note or type(caught.value).__name__)
 
 
+def test_what_a_worker_cannot_mend_is_told_once_and_the_next_group_goes_home(
+    group: None, shapes: Path, tmp_path: Path
+) -> None:
+    spoiled = {"spoiled": tuple(range(100))}
+    config = run_config(tmp_path / "run", shapes, model=spoiled, steps=9, skips_allowed=0)
+    folder = Path(config.run)
+    folder.mkdir()
+    stop_file.clear(folder)
+    with pytest.raises(RunError, match="steps in a row were not finite"):
+        worker.train(configs.plain(config))
+    told = (folder / "events.jsonl").read_bytes()
+    worker.train(configs.plain(config))
+    assert (folder / "events.jsonl").read_bytes() == told
+    assert "steps in a row were not finite" in str(worker.taken_note(config.run))
+    assert worker.taken_note(config.run) is None and checkpoint.listed(folder) == []
+
+
 def test_another_error_or_another_step_or_a_new_command_is_no_repetition(
     group: None, shapes: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,5 @@
 """A run of the paced family as people start it, and what is done to it while it is held."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from hvdm.checkpoint import checkpoint
 from hvdm.events import read_lines
 
 ROOT = Path(__file__).parents[2]
@@ -100,8 +100,4 @@ def _command(process: psutil.Process) -> str:
 
 
 def hashes(run: Path) -> dict[int, Any]:
-    done = subprocess.run(
-        hvdm("checkpoint", "list", f"run={run}", "--json"),
-        cwd=ROOT, env=environment(), capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return {row["step"]: row["sha256"] for row in json.loads(done.stdout)}
+    return {found.step: checkpoint.hashes(found) for found in checkpoint.listed(run)}

@@ -1,4 +1,4 @@
-"""What the workers of a test do: several runs in one worker group, some of them spoiled."""
+"""What the workers of a test do: several runs in one group, some of them spoiled."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,9 +7,11 @@ from unittest import mock
 
 import torch
 
+from hvdm import config as configs
 from hvdm import dist, rng
 from hvdm.data.order import DrawOrder, Place
 from hvdm.recipe import Noise
+from hvdm.run import run
 from launcher.workers import worker
 
 
@@ -18,6 +20,13 @@ def train_each(argument: Mapping[str, Any]) -> None:
     for config, spoil in argument["runs"]:
         with _spoiled(spoil):
             worker.train(config)
+
+
+def train_each_here(argument: Mapping[str, Any]) -> None:
+    """The same in a rank process, without Ray."""
+    for config, spoil in argument["runs"]:
+        with _spoiled(spoil):
+            run.train(configs.load(config), sinks=())
 
 
 @contextmanager

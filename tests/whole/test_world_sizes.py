@@ -1,4 +1,8 @@
-"""`cluster=inline engine=local` and every engine on 2 and 3 Ray workers are one trajectory."""
+"""`cluster=inline engine=local` and every engine on 2 and 3 workers are one trajectory.
+
+Under Ray in `make soak`, at the size of the config; otherwise smaller, and on ranks that are there.
+That workers under Ray end on the same bits as such ranks is for test_whole_way.py, test_outage.py.
+"""
 
 import os
 from collections.abc import Iterable
@@ -13,14 +17,21 @@ from hvdm.run import run
 from launcher import compose
 from launcher.verbs.distance import difference
 from launcher.workers import group as groups
-from tests.whole.spoiling import train_each
-
-pytestmark = pytest.mark.ray
+from tests.support.ranks import Ranks
+from tests.whole.spoiling import train_each, train_each_here
 
 WHOLE = bool(os.environ.get("HVDM_SOAK"))
+pytestmark = pytest.mark.ray if WHOLE else pytest.mark.processes
 STEPS = 20 if WHOLE else 6
 WARMUP = 512 if WHOLE else 64
 """Few steps go as far as the many of `make soak` where the rate rises sooner."""
+SMALL: dict[str, list[str]] = {
+    "autoencoder": [
+        "model.width=32", "model.depth=1", "model.head_dim=16", "model.conv_channels=[8,16,16,16]",
+    ],
+    "diffusion": ["model.width=16"],
+}  # fmt: skip
+SIDE = 32 if WHOLE else 16
 LEARNING_RATES = {"autoencoder": 0.01, "diffusion": 0.006}
 SPOILS = ["swapped sample", "noise by rank"]
 ENGINES = {
@@ -41,7 +52,7 @@ RUNS = [
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("worlds")
-    make(folder / "shapes", train=64, test=8, per_shard=16, frames=16, height=32, width=32)
+    make(folder / "shapes", train=64, test=8, per_shard=16, frames=16, height=SIDE, width=SIDE)
     config = composed(folder, "first", "autoencoder", "local", 8, ["steps=2", "optimizer=adamw"])
     run.train(config, sinks=())
     return folder
@@ -63,6 +74,9 @@ def composed(
         f"checkpoint.every={batch}",
         f"checkpoint.keep={STEPS}",
         "log.tensorboard=false",
+        f"data.height={SIDE}",
+        f"data.width={SIDE}",
+        *([] if WHOLE else SMALL[recipe]),
         *ENGINES[engine],
         *more,
     ]
@@ -89,15 +103,20 @@ def straight(place: Path) -> Path:
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def group(request: pytest.FixtureRequest, ray_session: None, place: Path) -> tuple[int, Path]:
+def group(request: pytest.FixtureRequest, place: Path) -> tuple[int, Path]:
     """All runs in one worker group: starting it costs more than a run."""
     workers: int = request.param
     runs = [(named(place, f"workers{workers}", r, e, b), "") for r, e, b in RUNS]
     if workers == 2:
         runs += [(spoiled(place, spoil), spoil) for spoil in SPOILS]
-    where = ClusterConfig("local", workers=workers, cpus_per_worker=0.5, max_failures=0)
     argument = {"runs": [(configs.plain(config), spoil) for config, spoil in runs]}
-    groups.fit(train_each, argument, where, place / f"group-{workers}")
+    if WHOLE:
+        request.getfixturevalue("ray_session")
+        where = ClusterConfig("local", workers=workers, cpus_per_worker=0.5, max_failures=0)
+        groups.fit(train_each, argument, where, place / f"group-{workers}")
+    else:
+        ranks: Ranks = request.getfixturevalue({2: "two_ranks", 3: "three_ranks"}[workers])
+        ranks.run(train_each_here, argument)
     return workers, place
 
 

@@ -1,16 +1,15 @@
-"""Paths as they are typed, through the command line: relative ones, and addresses."""
+"""Paths as they are typed, through the command line: relative ones, and addresses.
+
+That checkpoints at a relative path outlive Ray is for tests/whole/test_whole_way.py.
+"""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hvdm.checkpoint import checkpoint
-from hvdm.events import read_lines
 from launcher import compose, paths
 from launcher.cli import main
 
@@ -23,28 +22,6 @@ QUICK = [f"config={YAML}", "log.tensorboard=false", "steps=2"]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT / "tests/sixth"))
-
-
-@pytest.mark.ray
-def test_checkpoints_at_a_relative_path_outlive_ray(shapes: Path, tmp_path: Path) -> None:
-    where = ["cluster=local", "cluster.workers=1", "cluster.cpus_per_worker=0.5"]
-    typed = ["train", *QUICK, f"data.path={shapes}", "run=r", "checkpoint.path=ckpts", *where]
-    commanded(typed)
-    assert [found.step for found in checkpoint.listed(tmp_path / "r")] == [2]
-    assert list((tmp_path / "ckpts").glob("step-*"))
-    commanded([*typed, "steps=4"])
-    told = [row for row in read_lines(tmp_path / "r/events.jsonl") if row["event"] == "resumed"]
-    assert [row["step"] for row in told] == [2]
-
-
-def commanded(typed: list[str]) -> None:
-    """By a process of its own: a session that other tests have open ends with none of theirs."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests/sixth")])
-    command = [sys.executable, "-W", "ignore", "-m", "launcher.cli", *typed]
-    made = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
-    )
-    assert made.returncode == 0, made.stderr
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from hvdm.checkpoint import checkpoint
 from launcher.verbs import training
 
+SOAK = pytest.mark.skipif(not os.environ.get("HVDM_SOAK"), reason="under Ray: for make soak")
 SMALL = (
     "data.frames=8 data.height=16 data.width=16 batch=2 micro_batch=2 log.every=1 "
     "checkpoint.every=1000000 log.tensorboard=false"
@@ -29,7 +30,7 @@ def piped(run: Path, data: Path, lines: int, *more: str) -> tuple[int, str, str]
 
 @pytest.mark.processes
 @pytest.mark.parametrize(
-    "where, lines", [("inline", 3), pytest.param("local", 9, marks=pytest.mark.ray)]
+    "where, lines", [("inline", 3), pytest.param("local", 9, marks=[pytest.mark.ray, SOAK])]
 )
 def test_a_run_that_nobody_reads_stops_with_a_checkpoint(
     where: str, lines: int, shapes: Path, tmp_path: Path

@@ -165,6 +165,7 @@ def test_a_video_is_the_same_at_any_batch_and_count(run, tmp_path, capsys):
 
 @pytest.mark.ray
 def test_any_number_of_workers_gives_equal_bytes(run, tmp_path, capsys, ray_session):
+    """Three batches on two: one worker has two of them."""
     typed = ["what=long", "frames=6", "count=5", "batch=2", "write=mp4,frames"]
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -172,12 +173,11 @@ def test_any_number_of_workers_gives_equal_bytes(run, tmp_path, capsys, ray_sess
         sample(run, tmp_path / "inline", *typed)
     finally:
         torch.set_num_threads(before)
-    for workers in (2, 3):
-        where = ["cluster=local", f"workers={workers}", "cluster.cpus_per_worker=0.5"]
-        sample(run, tmp_path / str(workers), *typed, *where)
-        for path in sorted((tmp_path / "inline").rglob("*.[mp][pn][4g]")):
-            same = tmp_path / str(workers) / path.relative_to(tmp_path / "inline")
-            assert same.read_bytes() == path.read_bytes(), path
+    where = ["cluster=local", "workers=2", "cluster.cpus_per_worker=0.5"]
+    sample(run, tmp_path / "there", *typed, *where)
+    for path in sorted((tmp_path / "inline").rglob("*.[mp][pn][4g]")):
+        same = tmp_path / "there" / path.relative_to(tmp_path / "inline")
+        assert same.read_bytes() == path.read_bytes(), path
 
 
 def test_more_workers_than_one_mean_a_cluster(monkeypatch):
