@@ -63,18 +63,22 @@ bench-checkpoints: $(READY)
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.checkpoints
 
 # The long ones: the whole matrix of engines and world sizes, twenty steps of the tiny models on all
-# of them, 200 kills of a save, a minute without a store, networks at full size, the wheel installed
-# with all that it needs, 2,000 mutations of what strangers hand over, 20 kills of a sharding job,
-# 10 of a deriving one, and 20 of workers and hosts.
+# of them under Ray, 200 kills of a save, a minute without a store under Ray, three workers killed,
+# a pipe from workers under Ray that nobody reads, networks at full size, the operations of every
+# config counted, the wheel installed with all that it needs, 2,000 mutations of what strangers hand
+# over, 20 kills of a sharding job, 10 of a deriving one, 20 of workers and hosts, and four hosts
+# that are as one.
 soak: $(READY)
 	@HVDM_SOAK=1 HVDM_KILLS=200 $(VENV)/bin/python -m pytest tests/checkpoint/test_checkpoint_matrix.py \
 		tests/data_tools/test_motion_volumes.py tests/recipes/test_image_dynamics_ranks.py \
 		tests/checkpoint/test_checkpoint_kills.py tests/recipes/test_released.py \
-		tests/whole/test_world_sizes.py tests/whole/test_outage.py tests/house/test_wheel.py \
-		tests/fuzz
+		tests/whole/test_world_sizes.py tests/whole/test_outage.py tests/whole/test_whole_way.py \
+		tests/launcher/verbs/test_piped.py tests/launcher/sizing/test_models.py \
+		tests/house/test_wheel.py tests/fuzz
 	@HVDM_KILLS=20 $(VENV)/bin/python -m pytest tests/data_tools/test_shard.py -k killed_job
 	@HVDM_KILLS=10 $(VENV)/bin/python -m pytest tests/data_tools/test_derive.py -k killed_job
 	@HVDM_CLUSTER=1 HVDM_KILLS=20 $(VENV)/bin/python -m pytest tests/cluster/test_losing.py -k kills -rs
+	@HVDM_CLUSTER=1 HVDM_SOAK=1 $(VENV)/bin/python -m pytest tests/cluster/test_elastic.py -rs
 	@bash tests/whole/journeys.sh
 
 # A first use as it is typed, in some minutes: read what it prints.

@@ -344,6 +344,7 @@ def engine_name(config: RunConfig) -> str:
     return f"{config.engine.name}{stage} {config.engine.precision}"
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in PACKAGES:

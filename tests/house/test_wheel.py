@@ -1,11 +1,13 @@
 """The wheel holds what it needs: installed outside of any checkout, it goes the whole way."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import venv
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,22 +16,23 @@ import torch
 from hvdm.train import zero
 from tests.house.tree import PACKAGES, ROOT, files
 
+Install = Callable[[Path, Path], dict[str, str]]
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 TINY = [
     "batch=2", "micro_batch=2", "model.width=16", "model.depth=1", "model.conv_channels=[4,8,8,8]",
     "data.frames=4", "data.height=16", "data.width=16",
 ]  # fmt: skip
 WAY = """
-import sys
+import json, sys
 from importlib import import_module, metadata
 (script,) = metadata.entry_points(group="console_scripts", name="hvdm")
 hvdm = script.load()
 for typed in [
     ["doctor"],
-    ["models"],
+    ["models", *json.loads(sys.argv[1])],
     ["data", "synthetic", "out=shapes", "train=8", "test=4", "frames=4", "height=16", "width=16"],
     ["train", "config=tiny/hvdm_autoencoder", "data.path=shapes", "run=run", "steps=10",
-     "cluster=inline", *sys.argv[1:]],
+     "cluster=inline", *sys.argv[2:]],
     ["report", "run=run"],
 ]:
     print("CODE", *typed[:2], hvdm(typed))
@@ -88,22 +91,25 @@ def _path_with(python: str | Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "install",
+    "install, counted",
     [
-        unpacked,
+        (unpacked, ["config=tiny/hvdm_diffusion"]),
         pytest.param(
             installed,
+            [],  # every config
             marks=pytest.mark.skipif(
                 not os.environ.get("HVDM_SOAK"), reason="gigabytes of packages: for make soak"
             ),
         ),
     ],
 )
-def test_the_wheel_goes_the_whole_way(install, wheel: Path, tmp_path: Path) -> None:
+def test_the_wheel_goes_the_whole_way(
+    install: Install, counted: list[str], wheel: Path, tmp_path: Path
+) -> None:
     more = install(wheel, tmp_path / "venv")
     kept = {name: v for name, v in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
-        [tmp_path / "venv/bin/python", "-W", "ignore", "-c", WAY, *TINY],
+        [tmp_path / "venv/bin/python", "-W", "ignore", "-c", WAY, json.dumps(counted), *TINY],
         cwd=tmp_path,
         env={**kept, **more},
         capture_output=True,

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -8,6 +9,8 @@ from launcher.arguments import call
 from launcher.sizing import models
 from launcher.verbs import runs
 
+SOAK = bool(os.environ.get("HVDM_SOAK"))
+
 
 def described(*typed):
     return models.describe(typed[0], list(typed[1:]))
@@ -15,9 +18,16 @@ def described(*typed):
 
 @pytest.mark.parametrize("name", compose.names())
 def test_every_config_composes_and_builds_on_meta(name):
+    trained = models.on_meta(compose.run_config(name)).trained
+    assert trained
+    assert all(models.parameters(net) > 0 for net in trained.values())
+
+
+@pytest.mark.parametrize("name", [name for name in compose.names() if SOAK or "tiny/" in name])
+def test_the_losses_of_a_config_are_counted(name):
     row = described(name)
     assert row["networks"]
-    assert all(counts["parameters"] > 0 for counts in row["networks"].values())
+    assert sum(counts["multiply_adds"] for counts in row["networks"].values()) > 0
 
 
 def test_a_diffusion_config_is_built_on_a_first_stage_that_is_not_trained(tmp_path):
