@@ -6,7 +6,7 @@ import io
 import math
 import pickle
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,16 @@ def cifar_pickle(archive: str, name: str) -> dict[str, Any]:
     return {_text(key): _plain(value) for key, value in content.items()}
 
 
+def cifar_labels(archive: str, wanted: Sequence[str]) -> tuple[list[str], dict[str, list[int]]]:
+    """The names of the classes, and the classes of each batch that is wanted and there."""
+    with tarfile.open(archive) as tar:
+        there = {name.rsplit("/", 1)[-1] for name in tar.getnames()}
+    batches = sorted(there.intersection(wanted))
+    kinds = cifar_pickle(archive, "batches.meta")["label_names"] if batches else []
+    labels = {name: cifar_pickle(archive, name)["labels"] for name in batches}
+    return list(map(str, kinds)), {name: list(map(int, own)) for name, own in labels.items()}
+
+
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
@@ -105,11 +115,10 @@ def stl_pixels(path: str, row: int) -> Pixels:
 # LMDB
 
 
-def lmdb_keys(path: str) -> Iterator[str]:
+def lmdb_keys(path: str) -> list[str]:
     """In the order of the database, those of pictures."""
     with _opened(path).begin() as transaction:
-        for key in transaction.cursor().iternext(values=False):
-            yield bytes(key).decode()
+        return [bytes(key).decode() for key in transaction.cursor().iternext(values=False)]
 
 
 def _lmdb_value(path: str, key: str) -> bytes:

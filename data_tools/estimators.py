@@ -1,10 +1,12 @@
 """Depth beside pictures: `hvdm data derive depth`, by an estimator or from files."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module, util
+from importlib import import_module
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +15,13 @@ import numpy.typing as npt
 import torch
 
 from hvdm import config as configs
+from hvdm.data import child
 from hvdm.data.decode import CannotDecode
 from hvdm.data.depth import DEPTH_FILES, DEPTH_SUFFIX, Placing, checked, read_depth
 from hvdm.data.derivation import saved
 from hvdm.data.fields import read_media
 from hvdm.data.schema import Sample
-from hvdm.disk import sha256_of_file
+from hvdm.disk import sha256_of, sha256_of_file
 from hvdm.errors import UserError
 
 Estimate = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.generic]]
@@ -56,7 +59,7 @@ class Depth:
         return {"generator": "depth", "source": source, "arguments": placing}
 
     def samples(self, key: str, parts: Mapping[str, bytes]) -> Iterator[Sample]:
-        picture = read_media(parts, name=key)
+        picture = child.call(read_media, dict(parts), False, key)
         if len(picture) != 1:
             raise CannotDecode(f"it has {len(picture)} frames, and depth is made of pictures")
         found = _of_file(Path(self.files), key) if self.files else self._estimated(picture[0])
@@ -64,8 +67,8 @@ class Depth:
         yield Sample(key, {DEPTH_SUFFIX: saved(depth)})
 
     def _estimated(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.generic]:
-        assert self.estimator is not None
-        return _estimator(self.estimator)(picture)
+        assert self.estimator is not None and self.sha256 is not None
+        return _estimator(self.estimator, self.sha256)(picture)
 
 
 def _listing(folder: Path) -> str:
@@ -78,7 +81,7 @@ def _of_file(folder: Path, key: str) -> npt.NDArray[np.generic]:
     for suffix in DEPTH_FILES:
         path = folder / f"{key}.{suffix}"
         if path.is_file():
-            return read_depth(path.read_bytes(), suffix)
+            return child.call(read_depth, path.read_bytes(), suffix)
     raise CannotDecode(f"{folder} has no {key}.{{{','.join(DEPTH_FILES)}}}")
 
 
@@ -89,10 +92,23 @@ def _file_of(estimator: str) -> Path:
     module, sign, name = estimator.rpartition(":")
     if not sign:
         return Path(estimator)
-    spec = util.find_spec(module) if name.isidentifier() else None
-    if spec is None or spec.origin is None:
+    origin = _origin(module) if name.isidentifier() else None
+    if origin is None:
         raise UserError(f"estimator={estimator}: expected a file, or MODULE:NAME that Python finds")
-    return Path(spec.origin)
+    return Path(origin)
+
+
+def _origin(module: str) -> str | None:
+    """Where a module lies; to find one in a package must not run the package."""
+    folders: Sequence[str] | None = None
+    origin = None
+    for count, _ in enumerate(module.split("."), start=1):
+        whole = ".".join(module.split(".")[:count])
+        spec = PathFinder.find_spec(whole, folders)
+        if spec is None:
+            return None
+        origin, folders = spec.origin, spec.submodule_search_locations or ()
+    return origin
 
 
 def _trusted(estimator: str, sha256: str | None) -> str:
@@ -109,13 +125,16 @@ def _trusted(estimator: str, sha256: str | None) -> str:
 
 
 @lru_cache(maxsize=1)
-def _estimator(estimator: str) -> Estimate:
-    """In each process once."""
+def _estimator(estimator: str, sha256: str) -> Estimate:
+    """In each process once; what lies there by then is what the hash was given for."""
+    data = _file_of(estimator).read_bytes()
+    if sha256_of(data) != sha256:
+        raise UserError(f"estimator={estimator} has another sha256 than {sha256} by now")
     module, sign, name = estimator.rpartition(":")
     if sign:
         found: Estimate = vars(import_module(module))[name]
         return found
-    return _scripted(torch.jit.load(estimator, map_location="cpu").eval())
+    return _scripted(torch.jit.load(io.BytesIO(data), map_location="cpu").eval())
 
 
 def _scripted(network: Any) -> Estimate:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from data_tools.archives import read_member
 from data_tools.items import PICTURES, VIDEOS, Item
 from data_tools.layouts import LAYOUTS
+from hvdm.data import child
 from hvdm.data.schema import KEY
 from hvdm.errors import UserError, closest
 
@@ -21,9 +22,7 @@ OWN_FOLDERS = ("journal", "preview")
 def find(source: str, images: bool, layout: str | None = None) -> list[Item]:
     """The sources, sorted by name; a name that comes twice is refused."""
     if layout is not None:
-        if layout not in LAYOUTS:
-            raise UserError(f"layout={layout!r} is not known; {closest(layout, LAYOUTS)}")
-        items: Iterable[Item] = LAYOUTS[layout](_existing(source))
+        items: Iterable[Item] = _laid_out(source, layout)
     elif any(character in source for character in "*?["):
         root = _root_of(source)
         items = _plain(root.glob(str(Path(source).relative_to(root))), root, images)
@@ -32,6 +31,19 @@ def find(source: str, images: bool, layout: str | None = None) -> list[Item]:
     found = sorted(items, key=lambda item: item.name)
     _check_names(found, source, images)
     return found
+
+
+def _laid_out(source: str, layout: str) -> list[Item]:
+    if layout not in LAYOUTS:
+        raise UserError(f"layout={layout!r} is not known; {closest(layout, LAYOUTS)}")
+    try:
+        return list(LAYOUTS[layout](_existing(source)))
+    except (LookupError, OSError, ValueError, csv.Error, child.Failed) as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(
+            f"source={source} is not what layout={layout} is handed out as ({reason[:300]}): "
+            "fetch it again, or name its files in a list"
+        ) from None
 
 
 def _existing(source: str) -> Path:

@@ -1,13 +1,16 @@
-"""Data sets as they are handed out: where their files lie, their labels, their official splits."""
+"""Data sets as they are handed out: where their files lie, their labels, their official splits.
+
+Archives are opened in a child: a stranger's may crash their reader, or grow without end.
+"""
 
 import csv
 import re
-import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from data_tools.archives import LMDB, LOCK, cifar_pickle, lmdb_keys, stl_count
+from data_tools.archives import LMDB, LOCK, cifar_labels, lmdb_keys, stl_count
 from data_tools.items import PICTURES, VIDEOS, Item, natural
+from hvdm.data import child
 from hvdm.errors import UserError
 
 
@@ -108,14 +111,10 @@ def cifar10(path: Path) -> Iterable[Item]:
     """The archive `cifar-10-python.tar.gz`, or the folder that holds it."""
     archive = path / "cifar-10-python.tar.gz" if path.is_dir() else path
     _need(archive, "CIFAR-10's archive for Python")
-    with tarfile.open(archive) as tar:
-        names = [name for name in tar.getnames() if name.rsplit("/", 1)[-1] in _CIFAR_SPLITS]
-    if not names:
+    kinds, batches = child.call(cifar_labels, str(archive), tuple(_CIFAR_SPLITS))
+    if not batches:
         raise UserError(f"{archive} has no data_batch_1 … test_batch; is it CIFAR-10 for Python?")
-    kinds = cifar_pickle(str(archive), "batches.meta")["label_names"]
-    for name in sorted(names):
-        batch = name.rsplit("/", 1)[-1]
-        labels = cifar_pickle(str(archive), batch)["labels"]
+    for batch, labels in batches.items():
         for row, label in enumerate(labels):
             yield Item(
                 f"{batch}/{row:05d}",
@@ -172,7 +171,7 @@ def pictures(root: Path) -> Iterable[Item]:
         if path.suffix.lower() in PICTURES:
             yield Item(name, str(path.absolute()), "image", split=split)
         elif path.suffix in LMDB and path.name != LOCK:
-            for number, key in enumerate(lmdb_keys(str(path))):
+            for number, key in enumerate(child.call(lmdb_keys, str(path))):
                 yield Item(
                     f"{name}/{number:07d}-{key}",
                     str(path.absolute()),

@@ -15,7 +15,9 @@ from data_tools.archives import png
 from data_tools.histogram import Counts, counted, percentile
 from hvdm.data import child
 from hvdm.data.clips import Frames
+from hvdm.data.decode import CannotDecode
 from hvdm.data.derivation import LeftOut, saved
+from hvdm.data.facts import whole
 from hvdm.data.fields import about_of, read_media
 from hvdm.data.flow import (
     SPECTRUM_SUFFIX,
@@ -33,6 +35,7 @@ from hvdm.ops.spectrum import spectrum_of
 FLOW_SUFFIX = "flow.npy"
 KEPT_FACTS = ("label", "class", "caption", "source", "fps")
 SCALE_PERCENTILE = 0.95
+MOST_FPS = 1000
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,9 @@ class MotionVolumes:
     def _pictures(self, window: Frames, facts: Mapping[str, Any]) -> dict[str, bytes]:
         if not self.flows:
             return {"json": canonical(facts), "png": png(window[0])}
-        fps = int(facts.get("fps", 30))
+        fps = whole(facts, "fps", 30, least=1)
+        if fps > MOST_FPS:
+            raise CannotDecode(f"its json says fps {fps}, which cannot be")
         film = encode_h264(window, fps)
         return {"json": canonical({**facts, "frames": len(window)}), "mp4": film}
 

@@ -19,6 +19,7 @@ from hvdm import building
 from hvdm import config as configs
 from hvdm.config import RunConfig
 from hvdm.data import child
+from hvdm.data.arrays import read_array
 from hvdm.data.clips import resize
 from hvdm.data.decode import CannotDecode
 from hvdm.data.fields import LATENT_SUFFIX, VIDEO_SUFFIXES, about_of, media_frames, media_of
@@ -131,7 +132,7 @@ def _strip(parts: dict[str, bytes]) -> npt.NDArray[np.uint8]:
     memory."""
     if SPECTRUM_SUFFIX in parts:
         picture = next(iter(media_frames(parts)))
-        volume = np.load(io.BytesIO(parts[SPECTRUM_SUFFIX]), allow_pickle=False)
+        volume = read_array(parts[SPECTRUM_SUFFIX], "its spectrum").astype(np.float32)
         return np.concatenate(motion_tiles(picture, volume, TILE), axis=1)
     count = sum(1 for _ in media_frames(parts))
     at = np.linspace(0, count - 1, TILES).round().astype(int).tolist()

@@ -14,6 +14,8 @@ from eval.protocol.kinds import MeasureOptions, Summary
 from eval.protocol.protocol import Protocol, find, fingerprint
 from eval.protocol.request import Request
 from eval.summaries.tables import Table, group_count
+from hvdm.data.arrays import read_array
+from hvdm.data.decode import CannotDecode
 from hvdm.errors import RunError, UserError
 from hvdm.run.run import versions
 
@@ -22,13 +24,11 @@ def read(given: str, side: str) -> Table:
     """The file, checked: a number for each feature of at least two samples."""
     path = Path(given).expanduser()
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{side}={given} cannot be read as .npy ({error})") from None
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
-        kind = (
-            f"{array.dtype} {'x'.join(map(str, array.shape))}" if hasattr(array, "dtype") else "…"
-        )
+        array = read_array(path, f"{side}={given}")
+    except CannotDecode as error:
+        raise UserError(f"{error}: expected .npy") from None
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
+        kind = f"{array.dtype} {'x'.join(map(str, array.shape))}"
         raise UserError(f"{side}={given}: expected floats N D, got {kind}")
     if len(array) < 2:
         raise UserError(f"{side}={given} has {len(array)} sample: a spread needs at least 2")

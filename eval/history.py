@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ def results_in(folder: Path) -> list[dict[str, Any]]:
 
 
 _KINDS: Mapping[str, Any] = {
-    "step": int | None, "time": int | float, "warnings": list, "controls": dict | None,
+    "step": int | None, "time": int | float, "controls": dict | None,
+    **dict.fromkeys(("warnings", "clips", "blocks"), list),
     **dict.fromkeys(("fingerprint", "protocol"), str),
     **dict.fromkeys(("values", "counts", "fields"), dict),
     **dict.fromkeys(("standard_error", "debiased", "null_bias", "interval"), dict),
@@ -56,10 +57,41 @@ _KINDS: Mapping[str, Any] = {
 
 def is_result(content: Any) -> bool:
     """Of the kinds that a result of ours has: a run folder may be anybody's."""
+    if not isinstance(content, dict):
+        return False
+    content = {"clips": [], "blocks": [], **content}
     return (
-        isinstance(content, dict)
-        and {"fingerprint", "protocol", "values"} <= content.keys()
+        {"fingerprint", "protocol", "values"} <= content.keys()
         and all(isinstance(v, _KINDS[k]) for k, v in content.items() if k in _KINDS)
+        and all(map(_is_number, content["values"].values()))
+        and all(_is_number(v, absent=True) for k in _SPREADS for v in content.get(k, {}).values())
+        and all(_is_clip(row, content["values"]) for row in content["clips"])
+        and all(map(_is_block, content["blocks"]))
+    )
+
+
+_SPREADS = ("standard_error", "debiased", "null_bias")
+
+
+def _is_number(value: Any, absent: bool = False) -> bool:
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return isinstance(value, float) or absent and value is None
+
+
+def _is_clip(row: Any, names: Iterable[str]) -> bool:
+    if not isinstance(row, dict) or not isinstance(row.get("key"), str):
+        return False
+    return all(_is_number(row[name]) for name in names if name in row)
+
+
+def _is_block(row: Any) -> bool:
+    """What was measured without it, of how many clips."""
+    return (
+        isinstance(row, dict)
+        and all(isinstance(row.get(name), int) for name in ("block", "clips"))
+        and row["clips"] > 0
+        and _is_number(row.get("without"))
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.history import is_result
 from eval.numbers.jackknife import LEAST_BLOCKS_OF_AN_INTERVAL, NORMAL_975, jackknife, student_975
 from hvdm.config import flat
 from hvdm.data.schema import from_json
@@ -14,6 +15,7 @@ from hvdm.disk import atomic_write
 from hvdm.errors import UserError
 
 Result = Mapping[str, Any]
+_NEEDED = {"comparable", "counts", "detector", "fields", "standard_error"}
 
 
 def path_of(result: Result, out: str | None) -> Path:
@@ -54,6 +56,8 @@ def read(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is not JSON ({error}); give a result of `hvdm evaluate`") from None
     if not isinstance(found, dict) or "fingerprint" not in found:
         raise UserError(f"{path} is not a result of `hvdm evaluate`: it has no fingerprint")
+    if not is_result(found) or not found.keys() >= _NEEDED:
+        raise UserError(f"{path} is not as `hvdm evaluate` wrote it; evaluate anew")
     return found
 
 

@@ -181,10 +181,31 @@ class RunConfig:
 
     def check(self) -> None:
         """Every rule that crosses fields; each refusal names the key to change."""
-        for rule in (_positive_rule, _optimizer_rule, _zero_rule, _precision_rule, _worker_rule):
+        for rule in (
+            _positive_rule,
+            _optimizer_rule,
+            _zero_rule,
+            _precision_rule,
+            _worker_rule,
+            _found_rule,
+        ):
             problem = rule(self)
             if problem:
                 raise UserError(problem)
+
+
+def _found_rule(config: RunConfig) -> str | None:
+    """Recipes calculate with it, and a run folder may be anybody's."""
+    for name, value in config.from_data.items():
+        if not _is_numeric(value):
+            return f"from_data.{name} is neither a number nor a list of them; it is the run's own"
+    return None
+
+
+def _is_numeric(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_numeric, value))
+    return isinstance(value, int | float)
 
 
 def _positive_rule(config: RunConfig) -> str | None:

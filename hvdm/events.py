@@ -83,7 +83,7 @@ class TensorBoard:
                 self._writer.add_scalar(name, value, values["step"])
 
     def event(self, values: Mapping[str, Any]) -> None:
-        self._writer.add_text("events", json.dumps(values), values.get("step") or 0)
+        self._writer.add_text("events", redacted(json.dumps(values)), values.get("step") or 0)
 
     def close(self) -> None:
         self._writer.close()

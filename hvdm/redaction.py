@@ -6,9 +6,9 @@ takes credentials from where they belong: the environment, ~/.netrc, or fsspec's
 
 import re
 
-_USER = re.compile(r"(?<=://)[^/\s\"'<>\\]+@")
+_USER = re.compile(r"(?<=://)[^/\s\"<>\\]+@")
 _QUERY = re.compile(
-    r"([?&][\w.-]*(?:token|sig|secret|passw|key|credential|auth)[\w.-]*=)[^&\s\"'<>#\\]+", re.I
+    r"([?&][\w.-]*(?:token|sig|secret|passw|pwd|key|credential|auth)[\w.-]*=)[^&\s\"'<>#\\]+", re.I
 )
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -33,7 +34,8 @@ def run_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     if mapping.get("run") is None:
         mapping["run"] = f"runs/{Path(name).with_suffix('').name if folder else name}"
     mapping = paths.made_whole(mapping)
-    mapping["cluster"] = _with_range(mapping["cluster"])
+    if isinstance(cluster := mapping.get("cluster"), dict):
+        mapping["cluster"] = _with_range(cluster)
     return configs.load(mapping)
 
 
@@ -66,7 +68,7 @@ def _compose(folder: Path | None, name: str, overrides: list[str]) -> dict[str, 
         if missing:
             raise UserError(f"{missing[0]} has no value; give it as {missing[0]}=VALUE")
         mapping = OmegaConf.to_container(composed, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, OSError, yaml.YAMLError) as error:
         raise _explained(error, name, overrides) from None
     assert isinstance(mapping, dict)
     return {str(key): value for key, value in mapping.items()}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hvdm.data import child
+from hvdm.data.arrays import read_array
 from hvdm.data.containers import open_picture
 from hvdm.data.decode import CannotDecode, Frames, decode_all
 from hvdm.data.facts import whole
@@ -100,11 +101,7 @@ def picture_frames(data: bytes) -> Frames:
 
 
 def _array(path: Path) -> Frames:
-    try:
-        found = np.load(path, allow_pickle=False)
-        array = found[found.files[0]] if path.suffix.lower() == ".npz" else found
-    except (OSError, ValueError, EOFError, IndexError) as error:
-        raise RunError(f"{path}: unreadable as an array ({error})") from None
+    array = read_array(path, str(path))
     if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
         raise RunError(
             f"{path}: expected uint8 T H W 3, got {array.dtype} {'x'.join(map(str, array.shape))}; "

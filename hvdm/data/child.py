@@ -132,7 +132,8 @@ def _serve(pipe: Connection) -> None:
         except MemoryError:
             answer = (False, Failed(f"takes more than {MEMORY >> 30} GiB of memory"))
         except Exception as error:
-            answer = (False, Failed(f"{type(error).__name__}: {error}"))
+            line = " ".join(str(error).split())
+            answer = (False, Failed(f"{type(error).__name__}: {line}"))
         pipe.send(answer)
 
 

@@ -5,16 +5,15 @@ numbers: `robust` takes their 2nd and 98th percentile to `near` and `far`, evenl
 1 / depth where the estimator gives that; `none` keeps them, for depth that is in place already.
 """
 
-import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
+from hvdm.data.arrays import read_array
+from hvdm.data.containers import PICTURE_ERRORS, open_picture
 from hvdm.data.decode import CannotDecode
 from hvdm.errors import UserError
 
@@ -72,27 +71,17 @@ def checked(values: npt.NDArray[np.generic], wanted: tuple[int, int] | None = No
 
 def read_depth(data: bytes, suffix: str) -> npt.NDArray[np.generic]:
     """A 16-bit png, or what numpy saved: one array, or several of which one is `depth`."""
-    try:
-        return _png(data) if suffix == "png" else _numpy(data)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, UnidentifiedImageError) as error:
-        raise CannotDecode(f"its depth cannot be read ({error})") from error
+    return _png(data) if suffix == "png" else read_array(data, "its depth", "depth")
 
 
 def _png(data: bytes) -> npt.NDArray[np.generic]:
-    image = Image.open(io.BytesIO(data))
-    if not image.mode.startswith("I"):
-        raise CannotDecode(f"its depth is a png of mode {image.mode}; depth needs 16 bits of grey")
-    return np.asarray(image)
-
-
-def _numpy(data: bytes) -> npt.NDArray[np.generic]:
-    found = np.load(io.BytesIO(data), allow_pickle=False)
-    if isinstance(found, np.ndarray):
-        return found
-    names = list(found)
-    if len(names) != 1 and "depth" not in names:
-        raise CannotDecode(f"its depth is one of {', '.join(names)}; name the array `depth`")
-    return np.asarray(found["depth" if "depth" in names else names[0]])
+    try:
+        with open_picture(data) as image:
+            if image.mode.startswith("I"):
+                return np.asarray(image)
+    except PICTURE_ERRORS as error:
+        raise CannotDecode(f"its depth cannot be read ({error})") from error
+    raise CannotDecode(f"its depth is a png of mode {image.mode}; depth needs 16 bits of grey")
 
 
 def depth_file(path: Path) -> npt.NDArray[np.generic]:

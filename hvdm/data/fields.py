@@ -3,7 +3,6 @@
 A recipe's module says what it reads; readers without a recipe read the video.
 """
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from hvdm.data.arrays import read_array
 from hvdm.data.clips import Frames, Values
 from hvdm.data.decode import CannotDecode, check_count, decode_image, frames_in, read_frames
 from hvdm.data.facts import real, whole
@@ -206,11 +206,8 @@ def _label(classes: int, setting: str, raw: RawSample, frames: Sequence[int] | N
 def _array(
     name: str, suffix: str, dtype: str, raw: RawSample, frames: Sequence[int] | None
 ) -> Values:
-    try:
-        loaded = np.load(io.BytesIO(raw.parts[suffix]), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise CannotDecode(f"its {name} cannot be read ({error})") from error
-    values = np.asarray(loaded).astype(dtype, casting="same_kind", copy=False)
+    loaded = read_array(raw.parts[suffix], f"its {name}")
+    values = loaded.astype(dtype, casting="same_kind", copy=False)
     if frames is None:
         return values
     check_count(len(values), frames, None, f"{raw.name}, {name}")

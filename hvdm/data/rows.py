@@ -103,8 +103,13 @@ class SplitReader:
         random = self._generators(draw) if shuffled else None
         try:
             return self._decoded(parts, f"{name}/{key}", draw, random)
-        except (CannotDecode, MemoryError, TypeError, ValueError) as error:
-            raise DamagedSample(name, key, str(error) or type(error).__name__) from error
+        except CannotDecode as error:
+            raise DamagedSample(name, key, str(error)) from error
+        except (RunError, UserError):
+            raise
+        except Exception as error:  # whatever a stranger's bytes run a decoder into
+            reason = str(error) or type(error).__name__
+            raise DamagedSample(name, key, reason) from error
 
     def _parts(self, shard: int, sample: int, key: str) -> dict[str, bytes]:
         """The sample's own, and those that were derived of it."""

@@ -176,6 +176,8 @@ def _provenance(content: Any, path: str) -> Mapping[str, Any]:
     found: Mapping[str, Any] = _field(content, "provenance", dict, path)
     if "first_stage" in found:
         _field(found["first_stage"], "weights", str, path)
+    if "measured" in found:
+        _field(found, "measured", dict, path)
     return found
 
 

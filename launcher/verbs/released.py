@@ -112,7 +112,7 @@ class Import:
         state = _state(file)
         below = any(self.names.BELOW.get(other) == part for other in self.files)
         home = self.run / part if below else self.run
-        config = self._config(part, home, [*self.names.sizes(part, state), *self.data])
+        config = self._config(part, home, [*self._sizes(part, state), *self.data])
         return _filled(self.names, config, part, file, state, on_meta(config))
 
     def _above(self, part: str, ready: Mapping[str, "Filled"]) -> "Filled":
@@ -126,7 +126,7 @@ class Import:
             clip = [*_clip(opening.read_config(path)), *data]
         elif below is not None:
             clip = [*_clip(below.config), *self.data]
-        sizes = [*self.names.sizes(part, state), f"first_stage={given}", *clip]
+        sizes = [*self._sizes(part, state), f"first_stage={given}", *clip]
         config = self._config(part, self.run, sizes)
         if below is None:
             recipe = on_meta(config)
@@ -135,6 +135,15 @@ class Import:
                 recipe = building.build_recipe(config, {"first_stage": below.recipe})
         _check_latent(file, self.names.latent_size(state), recipe)
         return _filled(self.names, config, part, file, state, recipe)
+
+    def _sizes(self, part: str, state: Mapping[str, Tensor]) -> list[str]:
+        try:
+            return self.names.sizes(part, state)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self.files[part]} is no released {part} of {self.code}: its names or shapes do "
+                f"not fit together ({type(error).__name__}: {error}); is it incomplete?"
+            ) from None
 
     def _config(self, part: str, run: Path, overrides: Sequence[str]) -> RunConfig:
         name, own = self.names.config(self.code, part, self.size)
@@ -171,6 +180,8 @@ def _clip(config: RunConfig) -> list[str]:
 
 def _state(file: Path) -> dict[str, Tensor]:
     state = read_state(file)
+    if empty := [name for name, value in state.items() if value.numel() == 0]:
+        raise UserError(f"{file} is no released file: {empty[0]!r} has no numbers")
     if not all(name.startswith(WRAPPED) for name in state):
         return state
     return {name.removeprefix(WRAPPED): value for name, value in state.items()}

@@ -17,7 +17,7 @@ import pytest
 
 from data_tools.writer import Sample, write_shard
 from hvdm.data import child, containers
-from hvdm.data.fields import Field, label, number, video
+from hvdm.data.fields import Field, array, label, number, video
 from hvdm.data.loader import ClipSpec, Loader, ReadOptions
 from hvdm.data.schema import (
     VERSION,
@@ -32,6 +32,7 @@ from hvdm.data.schema import (
 from hvdm.disk import sha256_of
 from hvdm.errors import RunError
 from hvdm.media.h264 import encode_h264
+from hvdm.recipes.image_dynamics import spectra
 from launcher import cli
 
 VIDEO = encode_h264(np.random.default_rng(0).integers(0, 255, (8, 16, 16, 3), np.uint8), 8)
@@ -319,6 +320,52 @@ def test_a_sample_that_kills_its_decoder_gives_way_when_processes_decode(
         assert set(loader.rows([0, 1]).keys) == {"shard-000000.tar/b"}
         (lost,) = loader.substitutions()
     assert lost.key == "a" and "crashed the decoder (SIGSEGV)" in lost.reason
+
+
+def npy(head: str) -> bytes:
+    """An array whose head says this, and that has no numbers."""
+    text = head.encode("latin1").ljust(118) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def spoiled_npz() -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, a=np.arange(99.0))
+    data = bytearray(file.getvalue())
+    data[60:75] = b"\xff" * 15
+    return bytes(data)
+
+
+ARRAYS = {
+    "open": npy("{'descr': ("),
+    "nested": npy("(" * 100),
+    "type": npy("{'descr': ',,,', 'fortran_order': False, 'shape': ()}"),
+    "huge": npy("{'descr': '<f4', 'fortran_order': False, 'shape': (999999999999999,)}"),
+    "beyond": npy("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,)}"),
+    "nothing": npy("{'descr': '|S0', 'fortran_order': False, 'shape': (2, 999999999999)}"),
+    "archive": b"PK\x03\x04" + b"junk" * 20,
+    "deflated": spoiled_npz(),
+    "objects": npy("{'descr': '|O', 'fortran_order': False, 'shape': (2,)}"),
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_whatever_an_array_says_is_damage(kind: str, tmp_path: Path) -> None:
+    """Heads are Python, archives are zips: their readers raise more kinds of errors than numpy."""
+    kinds = {
+        "flow": (array("flow", "flow.npy", (2, 4)), np.zeros((2, 4), np.float32)),
+        "spectrum": (spectra.volume(2, 16, 16), np.zeros((2, 2, 2, 16, 16), np.float32)),
+    }
+    for name, (field, values) in kinds.items():
+        good = io.BytesIO()
+        np.save(good, values)
+        parts = {"a": ARRAYS[kind], "b": good.getvalue()}
+        samples = [Sample(key, {f"{name}.npy": data}) for key, data in parts.items()]
+        split = split_of(tmp_path / name / "train", samples)
+        options = ReadOptions(damaged=1.0)
+        with Loader(split, ClipSpec(1, 16, 16), options=options, fields=[field]) as loader:
+            assert set(loader.rows([0, 1]).keys) == {"shard-000000.tar/b"}
+            assert [lost.key for lost in loader.substitutions()] == ["a"]
 
 
 def test_a_child_reads_no_manifest(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,58 @@ def test_files_that_are_no_depth_are_refused() -> None:
         Placing().placed(np.ones((4, 4), np.float32))
     with pytest.raises(CannotDecode, match="0 or below"):
         Placing(rule="none").placed(np.zeros((4, 4), np.float32))
+
+
+def test_a_picture_bomb_or_a_script_is_no_depth() -> None:
+    """Few bytes that would fill the memory, and a format that runs another program."""
+    bomb = io.BytesIO()
+    Image.new("I;16", (14_000, 14_000)).save(bomb, "PNG")
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
+    for data in (bomb.getvalue(), script, npz_of(b"")):
+        for suffix in ("png", "npz"):
+            with pytest.raises(CannotDecode, match="cannot be read"):
+                read_depth(data, suffix)
+
+
+def npz_of(content: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.npy", content)
+        archive.writestr("b.npy", content)
+    return file.getvalue()
+
+
+def test_a_package_does_not_run_before_the_hash_of_its_module_is_given(
+    digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """To find a module in a package, Python would import the package."""
+    ran, package = tmp_path / "ran", tmp_path / "modules/strange_package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n")
+    (package / "guess.py").write_text("def flat(picture):\n    return picture.mean(-1)\n")
+    monkeypatch.syspath_prepend(package.parent)
+    name = "strange_package.guess:flat"
+    typed = ["data", "derive", "depth", str(digits), f"out={tmp_path}/d", f"estimator={name}"]
+    assert main(typed) == 2 and "guess.py" in capsys.readouterr().err
+    assert not ran.exists()
+    digest = hashlib.sha256((package / "guess.py").read_bytes()).hexdigest()
+    assert main([*typed, f"sha256={digest}"]) == 0 and ran.exists()
+
+
+def test_a_network_that_was_changed_after_its_hash_was_given_does_not_run(
+    digits: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.pt"
+    torch.jit.script(Flat()).save(str(path))
+    asked = Depth(
+        estimator=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest(), rule="robust"
+    )
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(UserError, match="has another sha256 than"):
+        derive(digits, tmp_path / "out", asked)
 
 
 def test_a_missing_file_names_its_sample(

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_tools.archives import lmdb_keys
 from data_tools.finding import find, read_bytes
 from data_tools.settings import Settings
 from data_tools.shard import shard
 from data_tools.verify import verify
 from hvdm.data.loader import ClipSpec, Loader
 from hvdm.errors import UserError
+from launcher.cli import main
 from tests.data_tools import videos
 
 SMALL = Settings(size=32, clip_frames=16, min_frames=8, per_shard=4, test=0.0)
@@ -213,6 +215,74 @@ def test_stl10_that_is_incomplete_is_named(tmp_path: Path) -> None:
         find(str(tmp_path), True, "stl10")
 
 
+def laid_out(folder: Path, layout: str, files: dict[str, bytes]) -> list[str]:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return ["data", "shard", f"source={folder}", f"out={folder}.set", f"layout={layout}"]
+
+
+def cifar_of(**members: object) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as tar:
+        for name, content in members.items():
+            data = content if isinstance(content, bytes) else pickle.dumps(content)
+            member = tarfile.TarInfo(f"cifar/{name.replace('_meta', '.meta')}")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return file.getvalue()
+
+
+CIFAR, LIST = "cifar-10-python.tar.gz", "list_eval_partition.txt"
+NAMES = {b"label_names": ["a"]}
+MALFORMED: list[tuple[str, dict[str, bytes]]] = [
+    ("celeba", {"img_align_celeba/a.png": b"", LIST: b"a.png\n"}),
+    ("celeba", {"img_align_celeba/a.png": b"", LIST: b"a.png 9\n"}),
+    ("celeba", {"img_align_celeba/a.png": b"", LIST: b"\xff\xfe 0\n"}),
+    ("celeba", {"img_align_celeba/a.png": b"", "list_eval_partition.csv": b"x,y\n1,2\n"}),
+    ("ucf101", {"UCF-101/A/v.avi": b"", "ucfTrainTestlist/trainlist01.txt": b"A/v.avi 1\n",
+                "ucfTrainTestlist/testlist01.txt": b"", "ucfTrainTestlist/classInd.txt": b"A\n"}),
+    ("stl10", {"class_names.txt": b"one\n", "train_X.bin": bytes(27648), "train_y.bin": b"\xff",
+               "test_X.bin": b"", "test_y.bin": b""}),
+    ("cifar10", {CIFAR: b"no archive"}),
+    ("cifar10", {CIFAR: cifar_of(data_batch_1={b"labels": [0]})}),
+    ("cifar10", {CIFAR: cifar_of(data_batch_1={b"labels": [7]}, batches_meta=NAMES)}),
+    ("cifar10", {CIFAR: cifar_of(data_batch_1=5, batches_meta=NAMES)}),
+    ("cifar10", {CIFAR: cifar_of(data_batch_1=b"(" * 9, batches_meta=NAMES)}),
+    ("lsun", {"x_train_lmdb/data.mdb": b"no database"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layout, files", MALFORMED)
+def test_a_data_set_that_a_stranger_handed_out_ends_in_one_line(
+    layout: str, files: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = laid_out(tmp_path / "set", layout, files)
+    mode = [] if layout == "ucf101" else ["mode=images"]
+    assert main([*typed, *mode]) in (1, 2)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("hvdm: ") and str(tmp_path / "set") in line
+
+
+def test_a_database_that_crashes_its_reader_is_contained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pages of a database refer to each other by number, and its reader believes them."""
+    values = {f"{number:04d}": bytes(300) for number in range(200)}
+    database(tmp_path / "set/x_train_lmdb", values)
+    path = tmp_path / "set/x_train_lmdb/data.mdb"
+    whole = path.read_bytes()
+    typed = ["data", "shard", f"source={tmp_path / 'set'}", "layout=lsun", "mode=images"]
+    for cut in (0, 8192, 12288, len(whole) // 2):
+        spoilt = bytearray(whole[: len(whole) // 2] if cut == 0 else whole)
+        spoilt[cut or 8192 : (cut or 8192) + 64] = b"\xff" * 64
+        path.write_bytes(spoilt)
+        assert main([*typed, f"out={tmp_path / f'out-{cut}'}"]) in (0, 1, 2)
+        said = capsys.readouterr().err
+        assert "Traceback" not in said and len(said.strip().splitlines()) <= 1
+
+
 def database(folder: Path, values: dict[str, bytes]) -> None:
     folder.mkdir(parents=True)
     with lmdb.open(str(folder), map_size=2**24) as made, made.begin(write=True) as transaction:
@@ -266,4 +336,4 @@ def test_a_database_that_cannot_be_read_is_named(
         find(str(tmp_path), True, "lsun")
     monkeypatch.setitem(sys.modules, "lmdb", None)
     with pytest.raises(UserError, match=r"needs the package lmdb: install hvdm\[lsun\]"):
-        find(str(tmp_path), True, "lsun")
+        lmdb_keys(str(tmp_path / "data.mdb"))

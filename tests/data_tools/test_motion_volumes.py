@@ -14,10 +14,12 @@ from data_tools.motion_tiles import flow_colours, motion_tiles
 from data_tools.preview import preview
 from data_tools.synthetic.making import make
 from data_tools.synthetic.sway import BANDS, SWAY_CLASSES, sway_clip
+from data_tools.writer import write_shard
 from hvdm.data.flow import FILTERS, fault, flow_from_first
-from hvdm.data.schema import read_manifest
+from hvdm.data.schema import VERSION, Manifest, Sample, read_manifest, write_manifest
 from hvdm.data.shards import ShardReader
 from hvdm.errors import UserError
+from hvdm.media.h264 import encode_h264
 from launcher.cli import main
 from launcher.workers.cluster import over_processes
 
@@ -178,3 +180,19 @@ def test_colours_and_arrows_show_where_it_goes(sway: Path, tmp_path: Path) -> No
     assert derived(sway, tmp_path / "motion") == 0
     page = preview(tmp_path / "motion", count=1)
     assert page.is_file() and page.with_name("train.png").is_file()
+
+
+@pytest.mark.parametrize("fps", ['"x"', "0", "1e9", "NaN", "-1e30"])
+def test_a_rate_that_cannot_be_ends_in_one_line(
+    fps: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = encode_h264(np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), np.uint8), 8)
+    folder = tmp_path / "set/train"
+    folder.mkdir(parents=True)
+    about = f'{{"frames": 8, "fps": {fps}}}'.encode()
+    shard = write_shard(folder / "shard-000000.tar", [Sample("a", {"mp4": clip, "json": about})])
+    write_manifest(folder, Manifest(VERSION, "train", 1, (shard,), {}))
+    typed = ["data", "derive", "motion", str(tmp_path / "set"), f"out={tmp_path / 'out'}"]
+    assert main([*typed, "bins=2", "filter=none", "flows=true"]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "shard-000000.tar/a: its json says fps" in line

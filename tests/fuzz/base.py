@@ -20,12 +20,12 @@ def base(folder: Path) -> None:
     words = [f"config={FLOW}", f"data.path={folder}/set", f"run={folder}/run", "steps=4"]
     more = ["checkpoint.every=10", "cluster=inline", "log.tensorboard=false", "data.lanes=2"]
     assert main(["train", *words, *more]) == 0
-    _evaluate(folder)
+    evaluated(folder)
     _weights(folder / "weights")
     _sources(folder / "sources")
 
 
-def _evaluate(folder: Path) -> None:
+def evaluated(folder: Path) -> None:
     for name in ("a", "b"):
         np.save(folder / f"{name}.npy", np.random.default_rng(ord(name)).normal(size=(12, 4)))
     sides = [f"real={folder}/a.npy", f"generated={folder}/b.npy"]

@@ -2,12 +2,18 @@
 
 import json
 import os
+import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from launcher.cli import main
+from tests.fuzz import mutations
+from tests.fuzz.base import evaluated
 
 ROOT = Path(__file__).parents[2]
 SOAK = bool(os.environ.get("HVDM_SOAK"))
@@ -40,3 +46,19 @@ def test_nothing_ends_in_a_traceback_or_a_wrong_number(first: int, tmp_path: Pat
     assert len({(row["what"].partition("/")[0], row["use"]) for row in rows}) > 20
     ended = [row["ended"] for row in rows]
     assert 40 < sum(text != "done" for text in ended) < 180
+
+
+def test_a_strangers_result_is_compared_or_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated(tmp_path)
+    (honest,) = (tmp_path / "run/evaluations").glob("*.json")
+    strange, codes = tmp_path / "strange.json", set()
+    for seed in range(150):
+        shutil.copy(honest, strange)
+        mutations.in_json(strange, random.Random(seed))
+        for other in (honest, strange):
+            codes.add(code := main(["compare", str(strange), str(other)]))
+            said = capsys.readouterr().err.strip().splitlines()
+            assert code == 0 or len(said) == 1 and said[0].startswith("hvdm: "), (seed, said)
+    assert codes == {0, 2}

@@ -195,3 +195,15 @@ def test_a_stale_lock_of_the_operators_build_is_cleared_and_said() -> None:
     answer = program(PREPARE)
     assert "SAID removed" in answer.stdout and "READY" in answer.stdout, answer.stderr
     assert not (operator / "lock").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["3.5", "a: [", "- 1\n- 2", "recipe: toy_flow\n", "cluster: x\n", "\x00"]
+)
+def test_a_file_that_is_no_config_is_one_line(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    code, error = line_of(capsys, "train", f"config={path}")
+    assert code == 2, error

@@ -1,6 +1,6 @@
 """What the family's stages read: spectral volumes, and the picture that they belong to."""
 
-import io
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from hvdm.data.arrays import read_array
 from hvdm.data.clips import Values
-from hvdm.data.decode import CannotDecode
 from hvdm.data.fields import Field, RawSample
 from hvdm.data.flow import SPECTRUM_SUFFIX
 from hvdm.data.moves import SPECTRUM
@@ -29,10 +29,7 @@ def volume(bins: int, height: int, width: int) -> Field:
 
 
 def _first_bins(bins: int, raw: RawSample, frames: Sequence[int] | None) -> Values:
-    try:
-        stored = np.load(io.BytesIO(raw.parts[SPECTRUM_SUFFIX]), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise CannotDecode(f"its spectrum cannot be read ({error})") from error
+    stored = read_array(raw.parts[SPECTRUM_SUFFIX], "its spectrum")
     if len(stored) < bins:
         raise UserError(
             f"model.bins={bins}, and {raw.name} has {len(stored)} frequencies; set model.bins to "
@@ -48,14 +45,22 @@ def channels_of(batch: Batch) -> Tensor:
 
 def scales_of(bins: int, found: Mapping[str, Any]) -> tuple[float, ...]:
     """As they were measured; ones where a recipe is built without a data set."""
-    return tuple(found.get("scales", (1.0,) * bins))
+    return tuple(map(_scale, found.get("scales", (1.0,) * bins)))
 
 
 def measured_scales(bins: int, measured: Mapping[str, Any]) -> dict[str, Any]:
-    scales = measured.get("scales", ())
+    found = measured.get("scales")
+    scales = found if isinstance(found, list) else []
     if len(scales) < bins:
         raise UserError(
             f"the data set's manifest has scales of {len(scales)} frequencies, and "
             f"model.bins={bins}: {MADE_BY}"
         )
-    return {"scales": list(scales[:bins])}
+    return {"scales": list(map(_scale, scales[:bins]))}
+
+
+def _scale(value: Any) -> float:
+    """Of a manifest that anybody may have written; spectra are divided by it."""
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UserError(f"a scale of {value!r:.40} is none of a spectrum: {MADE_BY}")
+    return float(value)

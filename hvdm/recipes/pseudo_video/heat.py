@@ -75,6 +75,15 @@ def from_data(
     return {"low": [[round(value, 5) for value in one] for one in found.flatten(1).tolist()]}
 
 
+def _low(found: Mapping[str, Any], side: int) -> list[list[float]]:
+    rows = found.get("low", [])
+    if not isinstance(rows, list) or any(
+        not isinstance(row, list) or len(row) != side**2 for row in rows
+    ):
+        raise UserError(f"from_data.low is no list of {side}x{side} frequencies of images")
+    return rows
+
+
 def build(config: Config, given: Given) -> Recipe:
     check_images(given.clip)
     unit = 2 ** (len(config.multipliers) - 1)
@@ -196,7 +205,7 @@ class HeatHierarchy:
         self.config, self.clip = config, given.clip
         self.plane = (given.clip.height, given.clip.width)
         self.cooling = Cooling(config, given.clip.height)
-        self.low = given.from_data.get("low", [])
+        self.low = _low(given.from_data, kept(config, given.clip.height))
         self.net = Hierarchy(config, given.clip.height)
         self.trained = nn.ModuleDict({"hierarchy": self.net})
         self.frozen = nn.ModuleDict()

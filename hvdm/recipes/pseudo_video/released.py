@@ -153,7 +153,7 @@ def _levels(state: Mapping[str, Tensor]) -> list[list[int]]:
     """Numbers of the blocks on the way down, level by level."""
     numbers = {int(found[1]) for name in state if (found := re.match(r"input_blocks\.(\d+)", name))}
     levels: list[list[int]] = [[]]
-    for number in range(1, max(numbers) + 1):
+    for number in sorted(numbers - {0}):
         if f"input_blocks.{number}.0.op.weight" in state:
             levels.append([])
         else:

@@ -308,3 +308,41 @@ def pin_of(tmp_path, monkeypatch, path):
     changed = replace(WEIGHTS["inception"], sha256_begins=found[:8])
     monkeypatch.setitem(weights.WEIGHTS, "inception", changed)
     return found
+
+
+@pytest.mark.parametrize(
+    "claimed",
+    [
+        torch.zeros(1).expand(10**6, 10**6),
+        torch.sparse_coo_tensor([[0], [0]], [1.0], (10**9, 10**9), check_invariants=True),
+        torch.empty(10**12, device="meta"),
+    ],
+)
+def test_a_tensor_that_is_not_there_is_refused(claimed, tmp_path, capsys):
+    """A few bytes may claim a million million numbers; importing would lay them out."""
+    torch.save({"all_modules.0.weight": claimed}, tmp_path / "w.pth")
+    typed = ["checkpoint", "import", "from=wavediff", f"generator={tmp_path / 'w.pth'}"]
+    assert main([*typed, "size=cifar10", f"run={tmp_path / 'run'}"]) == 2
+    assert "no plain tensor with all of its numbers" in capsys.readouterr().err
+
+
+IN, OUT = "input_blocks.0.0.weight", "out.2.weight"
+
+
+@pytest.mark.parametrize(
+    "code, part, shapes",
+    [
+        ("improved_diffusion", "unet", {IN: (0, 3, 3, 3), OUT: (3,)}),
+        ("improved_diffusion", "unet", {IN: (), OUT: (3,)}),
+        ("improved_diffusion", "unet", {IN: (8, 3), OUT: (3,), "input_blocks.99999999999.": (1,)}),
+        ("hvdm", "autoencoder", {"to_pixel.1.weight": (0, 3, 4, 4)}),
+    ],
+)
+def test_names_and_shapes_of_a_stranger_end_an_import_in_one_line(
+    code, part, shapes, tmp_path, capsys
+):
+    torch.save({name: torch.zeros(shape) for name, shape in shapes.items()}, tmp_path / "w.pth")
+    typed = ["checkpoint", "import", f"from={code}", f"{part}={tmp_path / 'w.pth'}"]
+    assert main([*typed, f"run={tmp_path / 'run'}"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "is no released" in line and "w.pth" in line
