@@ -5,8 +5,12 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+SPELLED = (int, float, bool, str)
 PLACES = {int: "N", float: "X", bool: "true|false"}
 """What stands for a value in help, unless the option says."""
+
+
+FROM_METADATA = ("shown", "word", "gathers", "rows", "read")
 
 
 class Told(NamedTuple):
@@ -20,6 +24,13 @@ class Told(NamedTuple):
     word: bool = False
     gathers: tuple[str, ...] | None = None
     rows: Sequence[tuple[str, str]] = ()
+    read: Callable[[str, Any], Any] | None = None
+
+    @property
+    def spelled(self) -> bool:
+        """Whether a word gives its value, by its type or by how it says that it is read."""
+        by_type = self.plain in SPELLED or get_origin(self.plain) in (Literal, tuple)
+        return by_type or self.read is not None or self.gathers is not None
 
     @property
     def plain(self) -> Any:
@@ -94,7 +105,7 @@ def told(cls: type) -> Iterator[Told]:
     hints = get_type_hints(cls)
     names = [name for one in cls.__mro__ for name in vars(one).get("__annotations__", ())]
     for f in (fields[name] for name in dict.fromkeys(names) if name in fields):
-        more = {k: f.metadata[k] for k in ("shown", "word", "gathers", "rows") if k in f.metadata}
+        more = {k: f.metadata[k] for k in FROM_METADATA if k in f.metadata}
         about = str(f.metadata.get("about", ""))
         yield Told(key_of(f), hints[f.name], f.default, about, **more)
 

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NewType, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hvdm import rng
 from hvdm.errors import UserError, closest
+from hvdm.options import told
 
 Logs = Mapping[str, Tensor]
 """Named values, one per sample; the loop averages them over the global batch."""
@@ -167,6 +169,14 @@ Picture = NewType("Picture", Tensor)
 """An option that is typed as a file and comes as pixels of the run's size, uint8 `H W 3`."""
 
 
+def read_picture(key: str, value: Any) -> Tensor | None:
+    pixels = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    good = isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and pixels.ndim == 3
+    if pixels is not None and not good:
+        raise UserError(f"{key}: expected pixels, uint8 H W 3")
+    return pixels
+
+
 @dataclass(frozen=True)
 class AnotherRun:
     """An option that is typed as RUN[@STEP]; when it comes to sampling, its recipe is there.
@@ -195,7 +205,8 @@ class SampleKind:
     is written: film, images, depth, spectrum, mesh or page (hvdm/media/writers.py). `label` says
     which class a draw is asked for, given the options. `reads` names fields of the data that it is
     made of where no options give them: an evaluation hands over rows. `frames` are those of its
-    films, where they are not `data.frames`.
+    films, where they are not `data.frames`. `steps`: it is
+    drawn in as many steps as the request says.
     """
 
     about: str
@@ -204,6 +215,7 @@ class SampleKind:
     label: Callable[[Any, int], int | None] = lambda options, draw: None
     reads: tuple[str, ...] = ()
     frames: int | None = None
+    steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -295,6 +307,8 @@ OF_MODULE = {"Config": "The module", "build": "The module", "reads": "The fields
 def check_declared(recipe: Recipe, name: str) -> None:
     """Refuses a recipe that says too little, or trains or averages what it does not have."""
     check_has(recipe, name, DECLARED)
+    for what, kind in recipe.samples.items():
+        _check_options(kind, f"{name}: what={what}")
     for net in (*recipe.averaged, *(phase.net for phase in recipe.phases)):
         if net not in recipe.trained:
             raise UserError(
@@ -303,6 +317,15 @@ def check_declared(recipe: Recipe, name: str) -> None:
 
     for net in recipe.trained:
         _check_part(recipe, net, name)
+
+
+def _check_options(kind: SampleKind, where: str) -> None:
+    for one in told(kind.options):
+        if not one.spelled:
+            raise UserError(
+                f"{where} has an option {one.name!r} whose type no word spells: say how it is "
+                "read, option(…, read=f); see 'What it samples' in docs/adding_a_family.md"
+            )
 
 
 def part_of(recipe: Recipe, net: str) -> tuple[str, ...] | None:

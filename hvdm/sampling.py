@@ -42,6 +42,11 @@ def ask(
     """A request as this recipe takes it; options are values, or words as they are typed."""
     name, kind = kind_of(recipe, what)
     check_keys(recipe, name, options or {})
+    if steps is not None and not kind.steps:
+        raise UserError(
+            f"steps={steps}: what={name} of this model is drawn in a number of steps of its own; "
+            "leave it out"
+        )
     return SampleRequest(name, steps, configs.parse(kind.options, options or {}))
 
 

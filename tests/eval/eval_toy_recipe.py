@@ -58,7 +58,7 @@ class ToyGenerator:
 
     averaged: tuple[str, ...]
     coder: Coder | None = None
-    samples: dict[str, SampleKind] = {"clip": SampleKind("a clip")}
+    samples: dict[str, SampleKind] = {"clip": SampleKind("a clip", steps=True)}
 
     def __init__(self, config: Config, clip: Clip) -> None:
         self.clip = clip

@@ -42,7 +42,7 @@ class Velocity(nn.Module):
 
 class Flow:
     coder = None
-    samples = {"clip": SampleKind("a clip")}
+    samples = {"clip": SampleKind("a clip", steps=True)}
 
     def __init__(self, config: Config, clip: Clip) -> None:
         self.config, self.clip = config, clip

@@ -166,10 +166,12 @@ def _label_of(options: Telling, draw: int) -> int | None:
 
 
 KINDS: Mapping[str, SampleKind] = {
-    "clip": SampleKind("a clip of the run's length", ClipOptions, label=_label_of),
-    "long": SampleKind("clips that go on, each told the one before", LongOptions, label=_label_of),
-    "image": SampleKind("a picture that moves", ImageOptions, label=_label_of),
-    "dynamics": SampleKind("motion of a given strength", ImageOptions, label=_label_of),
+    "clip": SampleKind("a clip of the run's length", ClipOptions, label=_label_of, steps=True),
+    "long": SampleKind(
+        "clips that go on, each told the one before", LongOptions, label=_label_of, steps=True
+    ),
+    "image": SampleKind("a picture that moves", ImageOptions, label=_label_of, steps=True),
+    "dynamics": SampleKind("motion of a given strength", ImageOptions, label=_label_of, steps=True),
 }
 
 

@@ -14,24 +14,18 @@ from hvdm.ops.sampler import ddim, timesteps
 from hvdm.ops.schedule import x0_from_eps
 from hvdm.ops.spectrum import motion_at, motion_of
 from hvdm.options import option
-from hvdm.recipe import AnotherRun, Noise, Picture, SampleKind, SampleRequest
+from hvdm.recipe import AnotherRun, Noise, Picture, SampleKind, SampleRequest, read_picture
 from hvdm.recipes.image_dynamics.rendering import rendering_of
 
 BOUND = 8.0
 """Of whitened latents, in standard deviations."""
 
 
-def _shown(key: str, value: object) -> Tensor:
-    if not isinstance(value, Tensor) or value.dtype != torch.uint8 or value.ndim != 3:
-        raise UserError(f"{key} is a picture, uint8 H W 3, not a {type(value).__name__}")
-    return value
-
-
 @dataclass(frozen=True)
 class MotionOptions:
     """Of everything that is made of a picture."""
 
-    image: Picture | None = option(None, "the picture that moves", shown="FILE", read=_shown)
+    image: Picture | None = option(None, "the picture that moves", shown="FILE", read=read_picture)
     guidance: float | None = option(None, "how much more than learned the picture counts")
     magnify: float = option(1.0, "times the motion")
 
@@ -61,11 +55,15 @@ class TouchOptions(MotionOptions):
 
 OF_PICTURES = ("video",)
 KINDS: Mapping[str, SampleKind] = {
-    "image": SampleKind("a picture that moves", FilmOptions, reads=OF_PICTURES),
-    "loop": SampleKind("a picture that moves and ends as it began", WrapOptions, reads=OF_PICTURES),
-    "touch": SampleKind("a page with a picture that can be dragged", TouchOptions, "page"),
+    "image": SampleKind("a picture that moves", FilmOptions, reads=OF_PICTURES, steps=True),
+    "loop": SampleKind(
+        "a picture that moves and ends as it began", WrapOptions, reads=OF_PICTURES, steps=True
+    ),
+    "touch": SampleKind(
+        "a page with a picture that can be dragged", TouchOptions, "page", steps=True
+    ),
     "spectrum": SampleKind(
-        "the spectral volume of a picture", MotionOptions, "spectrum", reads=OF_PICTURES
+        "the spectral volume of a picture", MotionOptions, "spectrum", reads=OF_PICTURES, steps=True
     ),
 }
 

@@ -117,8 +117,8 @@ class FrameDiffusion:
     averaged: tuple[str, ...] = ("denoiser",)
     coder: Coder | None = None
     samples: Mapping[str, SampleKind] = {
-        "images": SampleKind("images, each the last frame", Frames, "images"),
-        "frames": SampleKind("the frames that lead to them", Frames),
+        "images": SampleKind("images, each the last frame", Frames, "images", steps=True),
+        "frames": SampleKind("the frames that lead to them", Frames, steps=True),
     }
 
     def __init__(self, config: Config, clip: Clip) -> None:

@@ -96,7 +96,7 @@ class MaskedTransformer(nn.Module):
 class MaskedPrior:
     averaged: tuple[str, ...] = ("prior",)
     coder: Coder | None = None
-    samples: Mapping[str, SampleKind] = kinds(Unmasking)
+    samples: Mapping[str, SampleKind] = kinds(Unmasking, steps=True)
 
     def __init__(self, config: Config, given: Given) -> None:
         self.config, self.stage = config, TokenStage(given)

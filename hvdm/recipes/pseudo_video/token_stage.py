@@ -50,10 +50,10 @@ def _check_side(clip: Clip, side: int) -> None:
         )
 
 
-def kinds(options: type) -> Mapping[str, SampleKind]:
+def kinds(options: type, steps: bool = False) -> Mapping[str, SampleKind]:
     return {
-        "images": SampleKind("images, each the last frame", options, "images"),
-        "frames": SampleKind("the frames that lead to them", options),
+        "images": SampleKind("images, each the last frame", options, "images", steps=steps),
+        "frames": SampleKind("the frames that lead to them", options, steps=steps),
     }
 
 

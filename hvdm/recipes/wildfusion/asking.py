@@ -14,7 +14,7 @@ from hvdm.data.decode import CannotDecode
 from hvdm.data.depth import Placing, checked, depth_file
 from hvdm.errors import UserError
 from hvdm.options import option
-from hvdm.recipe import Batch, Noise, Picture, SampleKind
+from hvdm.recipe import Batch, Noise, Picture, SampleKind, read_picture
 
 
 def _depth(name: str, value: Any) -> Tensor | None:
@@ -25,14 +25,6 @@ def _depth(name: str, value: Any) -> Tensor | None:
         return torch.from_numpy(checked(depth_file(Path(str(value)).expanduser())))
     except CannotDecode as error:
         raise UserError(f"{name}={value}: {error}") from None
-
-
-def _pixels(name: str, value: Any) -> Tensor | None:
-    pixels = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-    good = isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and pixels.ndim == 3
-    if pixels is not None and not good:
-        raise UserError(f"{name}: expected pixels, uint8 H W 3")
-    return pixels
 
 
 YAWS = (-30.0, -15.0, 15.0, 30.0)
@@ -48,7 +40,7 @@ def _degrees(name: str, value: Any) -> tuple[float, ...]:
 
 
 def picture_option(key: str = "", about: str = "the picture") -> Any:
-    return option(None, about, shown="FILE", read=_pixels, key=key)
+    return option(None, about, shown="FILE", read=read_picture, key=key)
 
 
 def depth_option(key: str = "", about: str = "its depth: a png of 16 bits, npz or npy") -> Any:

@@ -163,15 +163,21 @@ OBJECTS = {
 }  # fmt: skip
 """Kinds that show a drawn object, by how it is shown."""
 WILD_KINDS: Mapping[str, SampleKind] = {
-    "sample": SampleKind("an orbit around an object, its depth beside it", SampleOptions),
-    "image": SampleKind("objects from the front", Telling, "images"),
-    "novel": SampleKind("objects from a random side", Telling, "images"),
-    "depth": SampleKind("how far objects are, from the front", Telling, "depth"),
-    "places": SampleKind("where on its ray each pixel ends, 0 to 1", SampledPlaces, "depth"),
-    "mesh": SampleKind("solids, by marching cubes", SampledMesh, "mesh"),
-    "page": SampleKind("a page on which an object can be turned", SampledPage, "page"),
-    "interpolate": SampleKind("from one picture to another", InterpolateOptions),
-    "resample": SampleKind("a picture, more and more of it drawn anew", ResampleOptions, "images"),
+    "sample": SampleKind(
+        "an orbit around an object, its depth beside it", SampleOptions, steps=True
+    ),
+    "image": SampleKind("objects from the front", Telling, "images", steps=True),
+    "novel": SampleKind("objects from a random side", Telling, "images", steps=True),
+    "depth": SampleKind("how far objects are, from the front", Telling, "depth", steps=True),
+    "places": SampleKind(
+        "where on its ray each pixel ends, 0 to 1", SampledPlaces, "depth", steps=True
+    ),
+    "mesh": SampleKind("solids, by marching cubes", SampledMesh, "mesh", steps=True),
+    "page": SampleKind("a page on which an object can be turned", SampledPage, "page", steps=True),
+    "interpolate": SampleKind("from one picture to another", InterpolateOptions, steps=True),
+    "resample": SampleKind(
+        "a picture, more and more of it drawn anew", ResampleOptions, "images", steps=True
+    ),
 }
 
 

@@ -115,6 +115,7 @@ def test_help_lists_the_kinds_of_a_run(run, capsys):
         (["tone=blue"], "tone='blue' is not known; choose from: cold, warm"),
         (["contrast=much"], "contrast='much' is a str; expected float"),
         (["what=mesh", "write=mp4"], "write='mp4'; choose from: glb"),
+        (["steps=3"], "steps=3: what=grid of this model is drawn in a number of steps of its own"),
     ],
 )
 def test_wrong_kinds_and_options_are_one_line(run, tmp_path, capsys, typed, said):
