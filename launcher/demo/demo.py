@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,12 @@ from launcher.verbs.evaluation import EvaluateOptions
 from launcher.verbs.runs import TrainOptions
 from launcher.verbs.samples import folder_of, order_of
 
+MISSED = 3
+"""The exit code of a demo that ran, and missed a figure."""
+
 MAY_CHANGE = (
     "cluster", "engine", "log", "checkpoint", "first_stage_config", "resume", "may_change",
-    "stages_config", "from_data", "from_data_of",
+    "stages_config", "from_data", "from_data_of", "held_out", "preview",
 )  # fmt: skip
 
 
@@ -145,7 +148,20 @@ def demo(asked: DemoOptions) -> int:
     answer = _answer(made, found, time.monotonic() - began)
     (made.out / "demo.json").write_text(json.dumps(answer, indent=1) + "\n")
     print(json.dumps(answer, indent=1) if asked.json else _last_screen(made, answer))
-    return 0
+    if answer["met"]:
+        return 0
+    print(f"hvdm: {_missed(asked, found)}", file=sys.stderr)
+    return MISSED
+
+
+def _missed(asked: DemoOptions, found: Sequence[Figure]) -> str:
+    names = [figure.name for figure in found if not figure.met]
+    smaller = asked.steps is not None or asked.clips is not None
+    cause = "steps= or clips= made it smaller" if smaller else "the models learned too little here"
+    return (
+        f"the demo ran, and {len(names)} of its {len(found)} figures are not met "
+        f"({', '.join(names)}): {cause}"
+    )
 
 
 def _write_test(out: Path) -> None:

@@ -154,6 +154,23 @@ def test_a_folder_that_takes_nothing_is_said_first(tmp_path):
 # Files
 
 
+@pytest.mark.parametrize(
+    "more, cause",
+    [([], "the models learned too little here"), (["steps=2"], "steps= or clips= made it smaller")],
+)
+def test_a_figure_that_is_missed_is_said_and_is_an_exit_code(
+    quick, tmp_path, capsys, monkeypatch, more, cause
+):
+    short = quality.Figure("motion", "so and so", False, {"ratio": 0.1})
+    kept = quality.Figure("distance", "so and so", True, {"ratio": 1.0})
+    monkeypatch.setattr(demo, "figures", lambda told: [lambda out: short, lambda out: kept])
+    assert main(["demo", f"out={tmp_path / 'out'}", *more]) == demo.MISSED == 3
+    told = capsys.readouterr()
+    assert "  NOT MET so and so\n  met     so and so" in told.out
+    said = "hvdm: the demo ran, and 1 of its 2 figures are not met (motion): "
+    assert told.err.splitlines()[-1] == said + cause
+
+
 def test_the_words_of_our_demo():
     workers = "cluster=local cluster.workers=2 engine=deepspeed engine.zero=1"
     small = (
