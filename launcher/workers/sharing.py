@@ -66,28 +66,29 @@ def check(ray: Any, run: str, data: Sequence[str]) -> None:
         asked = ray.remote(_seen)
         answers = {
             node["NodeManagerAddress"]: asked.options(**on_node(node)).remote(
-                str(shared.folder), list(data)
+                str(shared.mark), list(data)
             )
             for node in others
         }
         for address, answer in answers.items():
             with suppress(ray.exceptions.RayError, TimeoutError):
-                token, missing = ray.get(answer, timeout=PATIENCE_S)
-                refuse(run, address, shared.came(token), missing)
+                same, missing = ray.get(answer, timeout=PATIENCE_S)
+                _refuse(run, address, same, missing)
 
 
-def _seen(folder: str, data: Sequence[str]) -> tuple[str, list[str]]:
-    return left(folder), [path for path in data if not Path(path).exists()]
+def _seen(mark: str, data: Sequence[str]) -> tuple[bool, list[str]]:
+    """On a node. It leaves nothing: NFS may show that to others only after a while."""
+    return Path(mark).is_file(), [path for path in data if not Path(path).exists()]
 
 
-def refuse(run: str, address: str, same: bool, missing: Sequence[str]) -> None:
+def _refuse(run: str, address: str, same: bool, missing: Sequence[str]) -> None:
     if not same:
         raise UserError(
-            f"run={run} is another folder on node {address}: all nodes have to share it; lead to "
-            "what they share, hvdm doctor cluster=existing storage=DIR looks whether they do"
+            f"run={run} is another folder on node {address}: give run=DIR on what all nodes share; "
+            "hvdm doctor cluster=existing storage=DIR looks whether a folder is"
         )
     if missing:
         raise UserError(
-            f"data.path={missing[0]} is not there on node {address}: all nodes have to see it; "
-            "lead to what they share, or to an address such as s3://bucket/data"
+            f"data.path={missing[0]} is not there on node {address}: give data.path=DIR on what "
+            "all nodes share, or an address such as s3://bucket/data"
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hvdm.errors import UserError
 from launcher import arguments, cli, compose
 from launcher.verbs.runs import TrainOptions
 from launcher.verbs.table import VERBS
@@ -47,6 +48,33 @@ def test_its_commands_are_ours(line):
     if verb.name == "train" and "config" in rest.values:
         asked = arguments.read(TrainOptions, rest)
         assert compose.run_config(asked.config, arguments.overrides(asked.keys)).run
+
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+def typed_on(page):
+    """All that begins with hvdm and a verb in the page's code, lines that go on put together."""
+    code = re.findall(r"```\w*\n(.*?)```|`([^`\n]+)`", page.read_text(), flags=re.DOTALL)
+    lines = [line for block in code for part in block for line in joined(part).splitlines()]
+    found = [re.search(r"^(?:\$ )?hvdm ([a-z][^#|&]*)", line.strip()) for line in lines]
+    return sorted({match[1].strip(" …") for match in found if match and "[" not in match[1]})
+
+
+def joined(code):
+    return code.replace("\\\n", " ").replace("\\|", "|")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_the_pages_type_is_known(page):
+    """Verbs and keys; what stands for a value, or is left out, is not asked for."""
+    for line in typed_on(page):
+        verb, rest = cli.find(arguments.parse(shlex.split(line.removeprefix("help "))))
+        asked = arguments.options_of(verb.function)
+        try:
+            arguments.read(asked, rest)
+        except UserError as error:
+            assert "unknown key" not in str(error) and "no key=value" not in str(error), line
 
 
 def test_it_has_commands():

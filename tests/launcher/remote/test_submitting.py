@@ -8,12 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from hvdm.errors import RunError, UserError
 from launcher import cli, compose
 from launcher.arguments import call
 from launcher.remote import jobs
-from launcher.workers import group
+from launcher.workers import group, sharing
 
 
 class Cluster:
@@ -123,6 +124,59 @@ def test_what_is_of_this_machine_alone_is_refused(
         assert told.count("\n") == 1 and not there.jobs and not there.looks
     assert cli.main([*command, "run=/shared/mine", "data.path=/shared/shapes"]) == 0
     assert not list(tmp_path.rglob(".hvdm-shared-*"))
+
+
+class TwoNodes:
+    """What is asked of Ray, of which the other node sees other folders."""
+
+    exceptions = ray.exceptions
+
+    def __init__(self, seen: dict[str, str]) -> None:
+        self.seen = seen
+
+    def get_runtime_context(self) -> Any:
+        return SimpleNamespace(get_node_id=lambda: "aa" * 28)
+
+    def nodes(self) -> list[Any]:
+        names = {"aa" * 28: "10.0.0.1", "bb" * 28: "10.0.0.2"}
+        return [{"Alive": True, "NodeID": n, "NodeManagerAddress": a} for n, a in names.items()]
+
+    def remote(self, function: Any) -> Any:
+        return SimpleNamespace(
+            options=lambda **where: SimpleNamespace(
+                remote=lambda *given: lambda: function(*map(self._there, given))
+            )
+        )
+
+    def get(self, answer: Any, timeout: float) -> Any:
+        same, missing = answer()
+        return same, [here for here, there in self.seen.items() if there in missing]
+
+    def _there(self, given: Any) -> Any:
+        if isinstance(given, list):
+            return [self._there(one) for one in given]
+        for here, there in self.seen.items():
+            given = given.replace(here, there)
+        return given
+
+
+@pytest.mark.parametrize(
+    "own, said",
+    [
+        ("run", "run={0}/run is another folder on node 10.0.0.2"),
+        ("data", "data.path={0}/data is not there on node 10.0.0.2"),
+    ],
+)
+def test_train_refuses_what_another_node_does_not_share(
+    own: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    run, data = f"{tmp_path}/run", [f"{tmp_path}/data"]
+    sharing.check(TwoNodes({}), run, data)
+    with pytest.raises(UserError) as found:
+        sharing.check(TwoNodes({f"{tmp_path}/{own}": f"{tmp_path}/elsewhere"}), run, data)
+    assert said.format(tmp_path) in str(found.value) and "\n" not in str(found.value)
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_a_run_is_not_given_to_two_jobs(there: Cluster, capsys: Any) -> None:
