@@ -205,8 +205,8 @@ class SampleKind:
     is written: film, images, depth, spectrum, mesh or page (hvdm/media/writers.py). `label` says
     which class a draw is asked for, given the options. `reads` names fields of the data that it is
     made of where no options give them: an evaluation hands over rows. `frames` are those of its
-    films, where they are not `data.frames`. `steps`: it is
-    drawn in as many steps as the request says.
+    films, where they are not `data.frames`. `steps`: it is drawn in as many steps as the request
+    says.
     """
 
     about: str

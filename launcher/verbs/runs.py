@@ -58,7 +58,7 @@ def train(asked: TrainOptions) -> int:
         from launcher.verbs import training
 
         config = compose.run_config(asked.config, overrides(asked.keys))
-        training.preflight(config)
+        config = training.preflight(config, asked.keys.keys())
     return training.train(config, asked.background)
 
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from hvdm import building, opening, trust
 from hvdm import config as configs
 from hvdm.checkpoint import checkpoint
-from hvdm.config import RunConfig
+from hvdm.config import RunConfig, Samples
 from hvdm.data.schema import read_manifest
 from hvdm.data.store import is_remote, join
 from hvdm.errors import RunError, UserError
@@ -48,40 +48,67 @@ def train(config: RunConfig, background: bool = False) -> int:
 
 @contextmanager
 def _beside(config: RunConfig) -> Iterator[None]:
-    """The process that measures and draws beside training, where one is asked for.
+    """The process that measures and draws beside training, from the first checkpoint that is due.
 
     A run that ends well waits for its last look; one that does not ends it.
     """
-    if not config.held_out.every and not config.preview.every:
+    every = [each for each in (config.held_out.every, config.preview.every) if each]
+    if not every:
         yield
         return
-    run = Path(config.run)
-    before = max((found.step for found in checkpoint.listed(run)), default=0)
+    run, begun = Path(config.run), list[subprocess.Popen[bytes]]()
+    before = _newest(run)
+
+    def look() -> None:
+        reached = [step * config.batch for step in (before, _newest(run))]
+        if not begun and any(reached[0] // each < reached[1] // each for each in every):
+            begun.append(_begin_beside(run, before))
+
+    try:
+        with repeating(look, 1.0):
+            yield
+        if _finished(run):
+            look()
+            for child in begun:
+                child.wait()
+    finally:
+        for child in begun:
+            child.terminate()
+            child.wait()
+
+
+def _newest(run: Path) -> int:
+    return max((found.step for found in checkpoint.listed(run)), default=0)
+
+
+def _begin_beside(run: Path, before: int) -> "subprocess.Popen[bytes]":
     log = run / "logs" / "beside.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, "-m", "launcher.beside", str(run), str(before), str(os.getpid())]
     with log.open("ab") as out:
-        child = subprocess.Popen(
+        return subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
-    try:
-        yield
-        if _finished(run):
-            child.wait()
-    finally:
-        child.terminate()
-        child.wait()
 
 
-def preflight(config: RunConfig) -> None:
-    """Refuses before anything starts: model keys, data, runs below."""
+def preflight(config: RunConfig, typed: Set[str]) -> RunConfig:
+    """Refuses before anything starts: model keys, data, runs below.
+
+    Held-out losses that nobody typed are not missed where a data set has no such split.
+    """
     module = building.recipe_module(config.recipe)
     configs.parse(module.Config, config.model, "model")
     trust.remember(config.recipe)
     read_manifest(join(config.data.path, config.data.train))
-    if config.held_out.every:
-        read_manifest(join(config.data.path, config.data.held_out))
     opening.stages_of(config)
+    if config.held_out.every:
+        try:
+            read_manifest(join(config.data.path, config.data.held_out))
+        except UserError:
+            if typed & {"held_out.every", "data.held_out"}:
+                raise
+            return replace(config, held_out=replace(config.held_out, every=Samples(0)))
+    return config
 
 
 def _inline(config: RunConfig, shown: Sink, gone: Gone) -> int:

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from eval.report import report
+from hvdm import opening
 from hvdm.events import read_lines
 from launcher.cli import main
+from launcher.verbs import training
 
 ROOT = Path(__file__).parents[3]
 SIXTH = ROOT / "tests/sixth"
@@ -67,15 +69,35 @@ def test_a_split_that_is_not_there_is_named_before_anything_starts(sixth, shapes
     assert "none" in error and "Traceback" not in error and not run.exists()
 
 
-def test_it_ends_with_the_command_that_started_it(sixth, shapes, tmp_path):
-    words = typed(tmp_path / "run", shapes, "samples=1Mi", *ASKED, "log.tensorboard=false")
-    command = subprocess.Popen(
-        [sys.executable, "-m", "launcher.cli", *words], cwd=ROOT, stdout=subprocess.DEVNULL
-    )
-    found = waited(lambda: of_command(command.pid))
-    command.send_signal(signal.SIGKILL)
-    command.wait()
-    assert found and waited(lambda: not alive(found))
+def test_a_tiny_config_looks_and_begins_nothing_before_it_is_due(shapes, tmp_path, monkeypatch):
+    small = ["data.frames=4", "data.height=16", "data.width=16", "batch=2", "micro_batch=2"]
+    words = ["train", "config=tiny/hvdm_autoencoder", f"data.path={shapes}", "cluster=inline"]
+    begun = []
+    monkeypatch.setattr(training, "_begin_beside", lambda run, before: begun.append(before))
+    run = tmp_path / "run"
+    assert main([*words, *small, f"run={run}", "steps=2"]) == 0
+    assert opening.read_config(run).held_out.every == 4096 and not begun
+
+
+def test_a_data_set_without_the_split_trains_without_looking(shapes, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train").symlink_to(shapes / "train")
+    words = ["train", "config=tiny/hvdm_autoencoder", f"data.path={tmp_path}/mine"]
+    small = ["data.frames=4", "data.height=16", "data.width=16", "batch=2", "micro_batch=2"]
+    run = tmp_path / "run"
+    assert main([*words, *small, f"run={run}", "steps=1", "cluster=inline"]) == 0
+    assert opening.read_config(run).held_out.every == 0
+
+
+def test_it_ends_with_the_command_that_started_it(tmp_path):
+    """Here a shell, whose own number it is told, as a command tells its own."""
+    looks = f"{sys.executable} -m launcher.beside {tmp_path} 0 $$ & echo $!; wait"
+    with subprocess.Popen(["sh", "-c", looks], cwd=ROOT, stdout=subprocess.PIPE) as shell:
+        looker = int(shell.stdout.readline())
+        assert alive(looker)
+        shell.send_signal(signal.SIGKILL)
+        shell.wait()
+        assert waited(lambda: not alive(looker))
 
 
 def waited(look):
@@ -83,13 +105,6 @@ def waited(look):
     while not (found := look()) and time.monotonic() < limit:
         time.sleep(0.1)
     return found
-
-
-def of_command(pid):
-    """The process that was started to look on, once there is one."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    words = {child: Path(f"/proc/{child}/cmdline") for child in children}
-    return next((c for c, p in words.items() if p.exists() and "beside" in p.read_text()), None)
 
 
 def alive(pid):

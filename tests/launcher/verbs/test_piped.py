@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hvdm.checkpoint import checkpoint
+from launcher.cli import main
 from launcher.verbs import training
 
 SOAK = pytest.mark.skipif(not os.environ.get("HVDM_SOAK"), reason="under Ray: for make soak")
@@ -58,8 +59,12 @@ def test_the_first_line_comes_before_torch_is_loaded() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_every_part_of_a_start_is_told(shapes: Path, tmp_path: Path) -> None:
-    _, out, err = piped(tmp_path / "run", shapes, 99, "cluster=inline", "steps=1")
+def test_every_part_of_a_start_is_told(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["config=tiny/hvdm_autoencoder", f"run={tmp_path}/run", f"data.path={shapes}"]
+    assert main(["train", *typed, *SMALL.split(), "cluster=inline", "steps=1"]) == 0
+    out = capsys.readouterr().out
     for part in ("reading the config", "networks and engine", "first batch and first step"):
         (line,) = [line for line in out.splitlines() if line.startswith(part)]
         assert line.endswith(" s"), line
