@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import psutil
 
-ROUNDS = 5
+ROUNDS = 3
 LOOK_S = 0.1
 
 
