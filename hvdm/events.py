@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -215,13 +216,26 @@ _PIECE = 2**16
 
 def rows_of(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """Of each line that is a JSON object; bytes that are no text spoil their own line at most."""
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            yield row
+    remaining = iter(lines)
+    while some := list(islice(remaining, _AT_ONCE)):
+        yield from (row for row in _parsed(some) if isinstance(row, dict))
+
+
+_AT_ONCE = 100
+"""Lines that are parsed as one text, which takes two thirds of the time."""
+
+
+def _parsed(lines: list[bytes]) -> list[Any]:
+    """What each says; nothing where it is no JSON."""
+    try:
+        rows: list[Any] = json.loads(b"[" + b",".join(lines) + b"]")
+    except (ValueError, RecursionError):
+        rows = []
+    if len(rows) == len(lines):  # halves of rows would be whole together
+        return rows
+    if len(lines) == 1:
+        return []
+    return [row for line in lines for row in _parsed([line])]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -55,6 +55,7 @@ class Curves:
 
     def __init__(self) -> None:
         self._found: dict[str, Curve] = {}
+        self._left_out: set[str] = set()
         self.furthest: int | None = None
         self.last: Mapping[str, Any] | None = None
 
@@ -62,20 +63,33 @@ class Curves:
         for row in rows:
             self.last, step = row, row.get("step")
             if isinstance(step, int):
-                self.furthest = step if self.furthest is None else max(step, self.furthest)
+                if self.furthest is None or step > self.furthest:
+                    self.furthest = step
                 for name, value in row.items():
-                    if _drawn(name, value):
-                        self._found.setdefault(name, Curve()).add(step, float(value))
+                    if name not in self._left_out and _is_drawable(value):
+                        self._curve(name, step, value)
             yield row
+
+    def _curve(self, name: str, step: int, value: float) -> None:
+        """Names are few and lines are many, so each name is judged once."""
+        curve = self._found.get(name)
+        if curve is None and not _is_drawn(name):
+            self._left_out.add(name)
+            return
+        if curve is None:
+            curve = self._found[name] = Curve()
+        curve.add(step, value)
 
     def by_name(self) -> dict[str, Curve]:
         order = sorted(self._found, key=lambda name: (_rank(name), name))
         return {name: self._found[name] for name in order}
 
 
-def _drawn(name: str, value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MOST:
-        return False
+def _is_drawable(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < MOST
+
+
+def _is_drawn(name: str) -> bool:
     return "/" in name or name in ("clips_per_s", "lr")
 
 

@@ -1,4 +1,6 @@
+import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ import pytest
 
 from hvdm.disk import atomic_write, locked, replacing, sha256_of, sha256_of_file
 from hvdm.errors import UserError
+from hvdm.events import each_line, newest_first
 
 
 def names(folder: Path) -> list[str]:
@@ -66,3 +69,26 @@ def test_a_lock_is_one_process_s_and_ends_with_it(tmp_path: Path) -> None:
         other.kill()
     with locked(tmp_path / "lock", "taken"):
         pass
+
+
+def test_lines_are_read_as_if_each_were_alone(tmp_path: Path) -> None:
+    """They are parsed many at once; halves that are rows together are none, nor are two in one."""
+    chosen = random.Random(4)
+    odd = [
+        b'{"a": [1',
+        b'2], "b": 3}',
+        b'{"c": 4},{"c": 5}',
+        b"",
+        b"[]",
+        b"\xff",
+        b"7",
+        b'{"cut": ',
+    ]
+    lines = [
+        json.dumps({"step": n}).encode() if chosen.random() < 0.97 else chosen.choice(odd)
+        for n in range(5000)
+    ]
+    (tmp_path / "x.jsonl").write_bytes(b"\n".join(lines) + b"\n" + b"\n".join(odd))
+    steps = [json.loads(line) for line in lines if line.startswith(b'{"step"')]
+    assert list(each_line(tmp_path / "x.jsonl")) == steps
+    assert list(newest_first(tmp_path / "x.jsonl")) == steps[::-1]
