@@ -17,6 +17,7 @@ from hvdm.data.schema import read_manifest
 from hvdm.errors import UserError
 from hvdm.run import run
 from launcher import compose
+from tests.support.small_runs import SMALL
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,20 @@ def trained(shapes: Path, folder: Path, seed: int) -> RunConfig:
     config = compose.run_config("tiny/hvdm_autoencoder", overrides)
     run.train(config, sinks=())
     return config
+
+
+def test_an_encoder_of_depth_is_given_depth(tmp_path: Path) -> None:
+    small = SMALL["wildfusion"]
+    data = small.data(tmp_path)
+    folder = small.trained(tmp_path, data)
+    encode(data, tmp_path / "latents", str(folder))
+    opened = opening.open_run(folder)
+    config, spec = opened.config, ClipSpec(1, 16, 16)
+    with Loader(tmp_path / "latents/test", spec, fields=(latent(),)) as latents:
+        found = latents.sequential([0, 5])["latent"]
+    with building.build_loader(config, "test") as loader, torch.no_grad():
+        expected = opened.recipe.coder.encode(opened.nets, loader.sequential([0, 5]))
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_latents_are_what_the_first_stage_gives(
