@@ -146,7 +146,7 @@ def main() -> None:
     view = View(RAYS)
     seen = took({form: looked(form) for form in ("ours", "plain")}, asked.rounds)
     learned = took({f: partial(view.learned, f) for f in ("ours", "plain")}, asked.rounds)
-    sides = {str(side**2): looked("ours", side) for side in (16, 32, 64, 128)}
+    sides = {str(side**2): looked("ours", side) for side in (16, 32, 64)}
     by_rays = took(sides, asked.rounds)
     bytes_of = memory()
     report = {
