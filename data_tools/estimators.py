@@ -132,7 +132,9 @@ def _estimator(estimator: str, sha256: str) -> Estimate:
         raise UserError(f"estimator={estimator} has another sha256 than {sha256} by now")
     module, sign, name = estimator.rpartition(":")
     if sign:
-        found: Estimate = vars(import_module(module))[name]
+        found: Estimate | None = vars(import_module(module)).get(name)
+        if found is None:
+            raise UserError(f"estimator={estimator}: {module} has no {name}")
         return found
     return _scripted(torch.jit.load(io.BytesIO(data), map_location="cpu").eval())
 

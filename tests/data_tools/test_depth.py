@@ -79,6 +79,10 @@ def test_an_estimator_runs_only_when_its_hash_is_given(
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert f"sha256 is {GUESS_HASH}" in line and not (tmp_path / "d").exists()
     assert main([*typed, f"sha256={GUESS_HASH}", "rule=robust", "near=1", "far=3"]) == 0
+    capsys.readouterr()
+    other = [f"out={tmp_path}/other", f"estimator={GUESS.replace('bright', 'dark')}"]
+    assert main([*typed[:4], *other, f"sha256={GUESS_HASH}"]) == 2
+    assert "depth_guess has no dark" in capsys.readouterr().err
     made = np.load(io.BytesIO(sample(tmp_path / "d/test", 1)["depth.npy"]))
     bright = read_media(sample(digits / "test", 1))[0].mean(-1)
     low, high = np.percentile(bright, (2, 98))

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from hvdm.data.depth import Placing
 from hvdm.errors import UserError
 from hvdm.recipe import Clip
+from hvdm.recipes.wildfusion.asking import batch_of
 from hvdm.recipes.wildfusion.critics import PAIR, made_pair, real_pair
 from hvdm.recipes.wildfusion.networks import reduced
 from hvdm.recipes.wildfusion.scene import middle, radians
@@ -97,6 +99,39 @@ def test_the_slope_is_penalized_now_and_then() -> None:
         recipe.config = replaced(recipe, penalty_every=2)
 
 
+def test_a_slope_that_is_looked_at_less_often_weighs_as_much() -> None:
+    recipe = built(image_penalty=500.0, depth_penalty=100.0)
+    found = {}
+    for every in (1000, 2, 4):
+        recipe.config = replaced(recipe, penalty_every=every)
+        found[every] = recipe.critics_loss(rows(), context(step=4))[0]
+    twice, plain = found[2] - found[1000], found[1000]
+    assert torch.allclose(found[4] - plain, 2 * twice, rtol=1e-3) and bool((twice > 0.01).all())
+
+
+def test_cameras_are_exact_where_networks_are_not() -> None:
+    recipe = built()
+    draw = middle(recipe.camera, torch.zeros(2))
+    plain = recipe.net.scene.at(turned_by(20, 10), draw)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = recipe.net.scene.at(turned_by(20, 10), draw)
+        assert recipe.seen(PLANES.bfloat16(), context(), None, "x").places.dtype == torch.float32
+    assert torch.equal(mixed.directions, plain.directions)
+    assert torch.equal(mixed.origins, plain.origins)
+
+
+PLANES = torch.zeros(2, 3, 8, 8, 8)
+
+
+def test_depth_is_placed_before_its_middle_is_taken() -> None:
+    """As `hvdm data derive depth` and the loader do, one after the other."""
+    wide = torch.linspace(10, 20, SIDE * 3 * SIDE).reshape(3 * SIDE, SIDE).mT.contiguous()
+    image = torch.zeros(SIDE, SIDE, 3, dtype=torch.uint8)
+    own = batch_of(image, wide, Placing(), "image", SIDE)["depth"][0]
+    assert torch.equal(own, torch.from_numpy(Placing().placed(wide.numpy()))[:, SIDE : 2 * SIDE])
+    assert 2.5 < float(own.min()) < float(own.max()) < 3.6
+
+
 def test_a_plane_is_dropped_in_training_and_never_when_it_is_looked_at() -> None:
     recipe = built(plane_kept=0.5)
     planes, _, _ = recipe.coded(rows(), context())
@@ -140,6 +175,9 @@ BAD = [
     ({"inner": 3.0}, "model.inner=3.0: above 0, below"),
     ({"features": 2}, "model.features is at least 3"),
     ({"plane_kept": 0.0}, "model.plane_kept=0.0: a share"),
+    ({"penalty_every": 0}, "model.penalty_every=0: at least 1"),
+    ({"heads": 3}, "model.heads=3: it has to divide model.width=16"),
+    ({"doubling": ()}, "model.enlarging and model.doubling have"),
     ({"trunk": (8,) * 5}, "data.height=16: 5 stages"),
 ]
 

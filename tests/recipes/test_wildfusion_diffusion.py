@@ -153,6 +153,12 @@ def test_one_line_says_what_is_missing(what: str, more: dict[str, Any], words: s
         recipe.sample(recipe.trained, ask(recipe, what, None, more), Noise(0, (0,)))
 
 
+@pytest.mark.parametrize("key", ["yaw", "pitch", "eta"])
+def test_on_the_way_between_pictures_nothing_is_asked_that_is_not_read(key: str) -> None:
+    with pytest.raises(UserError, match=f"unknown key '{key}' for what=interpolate"):
+        ask(diffusing(), "interpolate", None, {key: 1.0})
+
+
 def test_levels_and_first_stages_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UserError, match="model.multipliers has 4 levels, and the latent's side 4"):
         diffusing(multipliers=(1, 1, 1, 1))

@@ -15,7 +15,7 @@ from data_tools.synthetic.making import make
 from hvdm.data.decode import decode_all
 from hvdm.data.schema import read_manifest
 from hvdm.data.shards import ShardReader
-from hvdm.errors import RunError
+from hvdm.errors import RunError, UserError
 from hvdm.media.mesh import glb
 from hvdm.recipes.wildfusion.asking import MeshOptions, OrbitOptions, PageOfPicture
 from hvdm.recipes.wildfusion.showing import mesh_of, orbit, page_of
@@ -122,6 +122,12 @@ def test_what_goes_beyond_the_cube_is_closed_there() -> None:
 def test_where_nothing_is_solid_it_says_so() -> None:
     with pytest.raises(RunError, match="there is no solid: density stays below"):
         mesh_of(ball(0.0), PLANES, MeshOptions(detail=16))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("opaque", [0.0, 1.0, 2.0])
+def test_opaque_is_a_share(opaque: float) -> None:
+    with pytest.raises(UserError, match="a share, above 0 and below 1"):
+        mesh_of(ball(), PLANES, MeshOptions(opaque=opaque))  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,10 +63,14 @@ class PlacedOptions:
 
 
 @dataclass(frozen=True)
-class OrbitOptions:
+class FilmOptions:
+    frames: int = option(24, "of the film; of a page, views from left to right", least=2)
+
+
+@dataclass(frozen=True)
+class OrbitOptions(FilmOptions):
     yaw: float = option(30.0, "degrees to either side")
     pitch: float = option(10.0, "degrees up and down")
-    frames: int = option(24, "of the film; of a page, views from left to right", least=2)
 
 
 @dataclass(frozen=True)
@@ -151,19 +154,17 @@ def batch_of(
             "`hvdm data derive depth` or an estimator of yours makes it"
         )
     try:
-        placed = placing.placed(_square(depth, side))
+        placed = _square(torch.from_numpy(placing.placed(depth.float().numpy())), side)
     except CannotDecode as error:
         raise UserError(f"{depth_key}=: {error}") from None
-    fields = {"video": image[None, None], "depth": torch.from_numpy(placed)[None]}
+    fields = {"video": image[None, None], "depth": placed[None]}
     return Batch(fields, ("",), (0,), torch.ones(1))
 
 
-def _square(depth: Tensor, side: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _square(depth: Tensor, side: int) -> Tensor:
     """As a picture is brought to the run's size: its middle, scaled."""
     height, width = depth.shape
     own = min(height, width)
     top, left = (height - own) // 2, (width - own) // 2
-    part = depth[top : top + own, left : left + own].float()
-    if own == side:
-        return part.numpy()
-    return resampled(part[None, None], side, side)[0, 0].numpy()
+    part = depth[top : top + own, left : left + own]
+    return part if own == side else resampled(part[None, None], side, side)[0, 0]

@@ -44,7 +44,7 @@ from hvdm.recipes.wildfusion.networks import (
     SuperResolution,
     TriplaneDecoder,
 )
-from hvdm.recipes.wildfusion.scene import Camera, Look, SceneNetwork, drawn, middle, straight
+from hvdm.recipes.wildfusion.scene import Camera, Look, SceneNetwork, drawn, exact, middle, straight
 from hvdm.recipes.wildfusion.showing import SHOWN, warped_film
 
 DEPTH_MADE_BY = (
@@ -148,10 +148,19 @@ def _check(config: Config, clip: Clip) -> None:
         )
     if not 0 < config.inner < config.radius:
         raise UserError(f"model.inner={config.inner}: above 0, below model.radius={config.radius}")
+    if not config.enlarging or not config.doubling:
+        raise UserError("model.enlarging and model.doubling have at least one width each")
     if config.features < 3 or config.coarse < 2:
         raise UserError("model.features is at least 3, model.coarse at least 2")
     if not 0 < config.plane_kept <= 1:
         raise UserError(f"model.plane_kept={config.plane_kept}: a share, above 0 and at most 1")
+    if config.penalty_every < 1:
+        raise UserError(f"model.penalty_every={config.penalty_every}: at least 1")
+    if config.heads < 1 or config.width % config.heads or config.doubling[-1] % config.heads:
+        raise UserError(
+            f"model.heads={config.heads}: it has to divide model.width={config.width} and the last "
+            f"of model.doubling, {config.doubling[-1]}"
+        )
 
 
 class WildNetwork(nn.Module):
@@ -289,7 +298,7 @@ class WildAutoencoder:
         return self.coder.latent_shape
 
     def seen(self, planes: Tensor, context: Context, angles: Tensor | None, use: str) -> Look:
-        where = straight(planes) if angles is None else angles.to(planes)
+        where = straight(planes) if angles is None else angles.to(exact(planes))
         look: Look = self.net.scene(planes, where, drawn(self.camera, context, use))
         return look
 
@@ -376,7 +385,7 @@ class WildAutoencoder:
         if due:
             gammas = (config.image_penalty, config.depth_penalty)
             for score, given, gamma in zip(real, (pair, nearness), gammas, strict=True):
-                loss = loss + gamma / 2 * _slope(score, given)
+                loss = loss + config.penalty_every * gamma / 2 * _slope(score, given)
         return loss, logs
 
     @torch.no_grad()

@@ -30,6 +30,7 @@ from hvdm.recipe import (
     SampleRequest,
 )
 from hvdm.recipes.wildfusion.asking import (
+    FilmOptions,
     MeshOptions,
     OfPicture,
     OrbitOptions,
@@ -117,11 +118,15 @@ def _labels(name: str, value: Any) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Telling:
+class ToldOptions:
     label: tuple[int, ...] = option(
         (), "the class; several with commas in turn; all in turn unless told", read=_labels
     )
     guidance: float | None = option(None, "untold + W (told - untold); default the run's")
+
+
+@dataclass(frozen=True)
+class Telling(ToldOptions):
     eta: float | None = option(None, "noise of DDIM, 0 to 1; default the run's")
 
 
@@ -146,7 +151,9 @@ class SampledPage(MeshOptions, OrbitOptions, Telling):
 
 
 @dataclass(frozen=True)
-class InterpolateOptions(OrbitOptions, PlacedOptions, Telling):
+class InterpolateOptions(FilmOptions, PlacedOptions, ToldOptions):
+    """Seen from the front, and without fresh noise: the way has to be that of the inversion."""
+
     begin: Picture | None = picture_option("from", "the picture it begins with")
     begin_depth: Tensor | None = depth_option("from_depth")
     end: Picture | None = picture_option("to", "the picture it ends with")
@@ -301,12 +308,18 @@ class Drawing:
             return answer
         return eps_from_v(x, t, answer, self.recipe.alpha_bar)
 
-    def denoised(self, start: Tensor, skip: int = 0, eta: float | None = None) -> Tensor:
-        usual = self.recipe.config.eta if self.asked.eta is None else self.asked.eta
+    def denoised(self, start: Tensor, skip: int = 0) -> Tensor:
         return ddim(
-            self.eps(), start, self.recipe.alpha_bar, self.steps, usual if eta is None else eta,
+            self.eps(), start, self.recipe.alpha_bar, self.steps, self.eta,
             lambda k: self.noise.randn(self.recipe.latent_shape, f"step {k}"), UNBOUND, skip,
         )  # fmt: skip
+
+    @property
+    def eta(self) -> float:
+        if self.request.what == "interpolate":
+            return 0.0
+        asked: float | None = self.asked.eta
+        return self.recipe.config.eta if asked is None else asked
 
     def latent(self) -> Tensor:
         return self.denoised(self.noise.randn(self.recipe.latent_shape, "start"))
@@ -327,7 +340,7 @@ class Drawing:
         end = self._inverted(self._encoded("to", asked.end, asked.end_depth))
         frames = []
         for frame in range(asked.frames):
-            latent = self.denoised(slerp(begin, end, frame / (asked.frames - 1)), eta=0.0)
+            latent = self.denoised(slerp(begin, end, frame / (asked.frames - 1)))
             frames.append(beside(net, net.look(self.recipe.planes(latent))))
         return torch.stack(frames, 2)
 

@@ -112,8 +112,11 @@ class SceneNetwork(nn.Module):
         return Look(image, small, seen.depth.unflatten(-1, (side, side)), *seen[2:])
 
     def at(self, angles: Tensor, draw: Draw) -> Rays:
-        side, rotation = self.camera.side, turned(angles[:, 0], angles[:, 1])
-        return Rays(*rays(rotation, self.camera.lens, side, side), draw.coarse, draw.fine)
+        side = self.camera.side
+        # in bf16 points would be most of a pixel away; operations are counted on the meta device
+        with torch.autocast("cuda" if angles.is_cuda else "cpu", enabled=False):
+            seen = rays(turned(angles[:, 0], angles[:, 1]), self.camera.lens, side, side)
+        return Rays(*seen, draw.coarse, draw.fine)
 
     def ends(self, planes: Tensor, angles: Tensor, draw: Draw, cut: float) -> Tensor:
         """Places in [0, 1] where rays end, `B r r`, without this share of the lowest densities."""
@@ -132,4 +135,9 @@ def radians(yaw: float, pitch: float) -> tuple[float, float]:
 
 def straight(like: Tensor) -> Tensor:
     """The input view's angles, for each row."""
-    return torch.zeros(len(like), 2, dtype=like.dtype, device=like.device)
+    return torch.zeros(len(like), 2, dtype=exact(like), device=like.device)
+
+
+def exact(like: Tensor) -> torch.dtype:
+    """What places are computed in, whatever the planes are in."""
+    return torch.promote_types(like.dtype, torch.float32)

@@ -98,6 +98,8 @@ def mesh_of(net: Looker, planes: Tensor, asked: MeshOptions) -> Mesh:
     """Where density is high enough that a step through it is opaque; closed at the cube's sides."""
     from skimage.measure import marching_cubes
 
+    if not 0 < asked.opaque < 1:
+        raise UserError(f"opaque={asked.opaque}: a share, above 0 and below 1")
     inner, detail = net.camera.inner, asked.detail
     step = 2 * inner / (detail - 1)
     level = -math.log(1 - asked.opaque) / step
