@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from hvdm.checkpoint import checkpoint
-from hvdm.config import EngineConfig
+from hvdm.config import CheckpointConfig, EngineConfig, Samples
 from hvdm.run import run
 from launcher.verbs.distance import difference
 from tests.support.ranks import Ranks
 from tests.support.toys import ADAMW, run_config
 
 pytestmark = pytest.mark.processes
+
+EACH = CheckpointConfig(every=Samples(5), keep=3)
+"""Of a batch: every step is saved."""
 
 
 def train(config: object) -> None:
@@ -30,14 +33,13 @@ def engine(stage: int | None, precision: str = "fp32") -> EngineConfig:
 @pytest.fixture(scope="module")
 def straight(one_rank: Ranks, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("straight")
-    one_rank.run(train, run_config(folder / "run", shapes))
-    one_rank.run(train, run_config(folder / "first", shapes, steps=1))
+    one_rank.run(train, run_config(folder / "run", shapes, checkpoint=EACH))
     return folder
 
 
 def assert_alike(a: Path, b: Path) -> None:
     """First gradients by the momentum after one step; then the way gone under SGD."""
-    for net, row in difference(f"{a}/first", f"{b}/first", kind="momentum_buffer").items():
+    for net, row in difference(f"{a}/run@1", f"{b}/run@1", kind="momentum_buffer").items():
         assert row["relative"] <= 1e-6, (net, row)
     for net, row in difference(f"{a}/run", f"{b}/run").items():
         assert row["travelled"] > 1e-3, (net, row)
@@ -55,8 +57,7 @@ def test_two_networks_train_alike(
     request: pytest.FixtureRequest,
 ) -> None:
     ranks = request.getfixturevalue({1: "one_rank", 2: "two_ranks", 3: "three_ranks"}[world])
-    ranks.run(train, run_config(tmp_path / "run", shapes, engine=engine(stage)))
-    ranks.run(train, run_config(tmp_path / "first", shapes, engine=engine(stage), steps=1))
+    ranks.run(train, run_config(tmp_path / "run", shapes, engine=engine(stage), checkpoint=EACH))
     assert_alike(straight, tmp_path)
 
 
