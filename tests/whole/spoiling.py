@@ -11,6 +11,7 @@ from hvdm import config as configs
 from hvdm import dist, rng
 from hvdm.data.order import DrawOrder, Place
 from hvdm.recipe import Noise
+from hvdm.recipes.hvdm import diffusion
 from hvdm.run import run
 from launcher.workers import worker
 
@@ -23,10 +24,15 @@ def train_each(argument: Mapping[str, Any]) -> None:
 
 
 def train_each_here(argument: Mapping[str, Any]) -> None:
-    """The same in a rank process, without Ray."""
+    """The same in this process, as one of a group or alone, without Ray."""
     for config, spoil in argument["runs"]:
-        with _spoiled(spoil):
+        with _spoiled(spoil), _few_rows_read():
             run.train(configs.load(config), sinks=())
+
+
+def _few_rows_read() -> Any:
+    """How strongly clips move is looked for in a few of them; the rest costs what a run does."""
+    return mock.patch.object(diffusion, "READ_FOR_MOTION", diffusion.READ_AT_ONCE)
 
 
 @contextmanager

@@ -96,9 +96,12 @@ def spoiled(place: Path, spoil: str) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def straight(place: Path) -> Path:
-    for recipe, engine, batch in RUNS:
-        if engine in ("local", "double"):
-            run.train(named(place, "inline", recipe, engine, batch), sinks=())
+    alone = [named(place, "inline", r, e, b) for r, e, b in RUNS if e in ("local", "double")]
+    if WHOLE:
+        for config in alone:
+            run.train(config, sinks=())
+    else:
+        train_each_here({"runs": [(configs.plain(config), "") for config in alone]})
     return place
 
 
