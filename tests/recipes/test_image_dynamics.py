@@ -8,7 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from hvdm.config import DataConfig
+from hvdm.data.derivation import saved
+from hvdm.data.fields import RawSample
 from hvdm.errors import UserError
+from hvdm.media.h264 import encode_h264
 from hvdm.ops.spectrum import as_channels, motion_at, motion_of, spectrum_of
 from hvdm.recipe import AnotherRun, Batch, Clip, Context, Given, Noise, SampleRequest
 from hvdm.recipes.image_dynamics import autoencoder, coordinated, diffusion, generation, renderer
@@ -274,6 +278,27 @@ def test_the_renderer_learns_from_one_pair_of_each_row() -> None:
     (picture, flow, _, _, _) = seen[0]
     assert torch.equal(picture, pairs().pixels()[:, :, 0])
     assert all(any(torch.equal(flow[i], one) for one in pairs()["flow"][i, 1:]) for i in (0, 1))
+
+
+@pytest.mark.parametrize("start", [0, 3])
+def test_windows_begin_where_the_motion_is_told_from(start: int) -> None:
+    flow = np.arange(8, dtype=np.float32)[:, None, None, None] * np.ones((2, 16, 24), np.float32)
+    raw = RawSample({"flow.npy": saved(flow)}, "a", {}, total=8)
+    data = DataConfig(path="clips", frames=4, height=16, width=24)
+    field = next(one for one in renderer.reads(DRAWS, data) if one.name == "flow")
+    found = field.decode(raw, range(start, start + 4))
+    assert found[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_the_picture_is_the_first_frame_of_a_film() -> None:
+    film = (
+        np.zeros((8, 16, 24, 3), np.uint8)
+        + np.arange(0, 240, 30, dtype=np.uint8)[:, None, None, None]
+    )
+    raw = RawSample({"mp4": encode_h264(film, 8)}, "a", {}, total=8)
+    data = DataConfig(path="clips", frames=1, height=16, width=24)
+    found = diffusion.reads(SMALL, data)[0].decode(raw, range(5, 6))
+    assert found.shape == (1, 16, 24, 3) and found.mean() < 5
 
 
 def test_ablations_draw_otherwise() -> None:

@@ -56,7 +56,8 @@ class Config:
 
 
 def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
-    return video(data, 1), spectra.volume(config.bins, data.height, data.width)
+    picture = spectra.from_first(video(data, 1))
+    return picture, spectra.volume(config.bins, data.height, data.width)
 
 
 def build(config: Config, given: Given) -> Recipe:

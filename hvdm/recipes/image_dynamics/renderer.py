@@ -33,6 +33,7 @@ from hvdm.recipe import (
     SampleKind,
     SampleRequest,
 )
+from hvdm.recipes.image_dynamics import spectra
 from hvdm.recipes.image_dynamics.networks import ResidualBlock
 
 
@@ -58,7 +59,7 @@ def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
     shape = (data.frames, 2, data.height, data.width)
     made_by = "`hvdm data derive motion DIR out=OUT flows=true` makes it, data.path=OUT reads it"
     flow = array("flow", "flow.npy", shape, VECTORS, "float32", timed=True, made_by=made_by)
-    return video(data), flow
+    return spectra.from_first(video(data)), spectra.from_first(flow)
 
 
 def build(config: Config, given: Given) -> Recipe:

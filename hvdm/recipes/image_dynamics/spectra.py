@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from hvdm.data.arrays import read_array
 from hvdm.data.clips import Values
-from hvdm.data.fields import Field, RawSample
+from hvdm.data.fields import Decode, Field, RawSample
 from hvdm.data.flow import SPECTRUM_SUFFIX
 from hvdm.data.moves import SPECTRUM
 from hvdm.errors import UserError
@@ -36,6 +37,15 @@ def _first_bins(bins: int, raw: RawSample, frames: Sequence[int] | None) -> Valu
             "at most that, or derive the motion with more bins"
         )
     return np.asarray(stored[:bins], np.float32)
+
+
+def from_first(field: Field) -> Field:
+    """Frames of any window, but from the clip's first: motion is told from there."""
+    return replace(field, decode=partial(_from_first, field.decode))
+
+
+def _from_first(decode: Decode, raw: RawSample, frames: Sequence[int] | None) -> Values:
+    return decode(raw, frames and [number - frames[0] for number in frames])
 
 
 def channels_of(batch: Batch) -> Tensor:
