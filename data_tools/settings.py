@@ -11,12 +11,16 @@ TOOL_VERSION = 1
 
 @dataclass(frozen=True)
 class Settings:
-    """`size` is the shorter side of stored clips; or `height` and `width` fix both, by cropping."""
+    """`size` is the shorter side of stored clips; or `height` and `width` fix both, by cropping.
+
+    With `centre`, the middle square of so many pixels is all that is there.
+    """
 
     mode: Literal["clips", "full", "images"] = "clips"
     size: int = 256
     height: int | None = None
     width: int | None = None
+    centre: int | None = None
     fps: str | None = None
     clip_frames: int = 64
     min_frames: int = 16
@@ -43,6 +47,8 @@ class Settings:
     def _problem(self) -> str | None:
         if (self.height is None) != (self.width is None):
             return "height and width come together; or give size alone"
+        if self.centre is not None and self.centre < 2:
+            return f"centre={self.centre}: a square of at least 2 pixels"
         for name in ("height", "width", "size"):
             side = getattr(self, name)
             if side is not None and (side < 2 or side % 2):
@@ -63,4 +69,5 @@ class Settings:
 
     def as_json(self) -> dict[str, Any]:
         """Without what does not change the result."""
-        return {key: value for key, value in asdict(self).items() if key != "limit_s"}
+        unsaid = {"limit_s", *(["centre"] if self.centre is None else [])}
+        return {key: value for key, value in asdict(self).items() if key not in unsaid}

@@ -100,11 +100,21 @@ def _entries(clip: ClipPlan, line: Timeline) -> Iterator[Fraction]:
 
 def stored_size(pixels: Pixels, settings: Settings) -> Pixels:
     """Never enlarged, always of even sides."""
+    pixels = _middle(pixels, settings.centre)
     height, width, _ = pixels.shape
     if settings.height and settings.width:
         return _scaled(_cropped(pixels, settings.height, settings.width), settings)
     scale = min(1.0, settings.size / min(height, width))
     return _resized(pixels, _even(height * scale), _even(width * scale))
+
+
+def _middle(pixels: Pixels, side: int | None) -> Pixels:
+    """No more of it than there is."""
+    if side is None:
+        return pixels
+    tall, wide = (min(side, length) for length in pixels.shape[:2])
+    top, left = (pixels.shape[0] - tall) // 2, (pixels.shape[1] - wide) // 2
+    return pixels[top : top + tall, left : left + wide]
 
 
 def _scaled(pixels: Pixels, settings: Settings) -> Pixels:
@@ -231,9 +241,10 @@ def _image_parts(clip: ClipPlan, settings: Settings) -> dict[str, bytes]:
     data = read_bytes(clip.item)
     own = Path(clip.item.path).suffix.lower().lstrip(".")
     suffix = suffix_of(data) if clip.item.member else own
-    pixels = picture(data, clip.item.name)
-    if settings.height and settings.width and pixels.shape[:2] != (settings.height, settings.width):
-        pixels = stored_size(pixels, settings)
+    whole = picture(data, clip.item.name)
+    sized = settings.height and settings.width
+    pixels = stored_size(whole, settings) if sized else _middle(whole, settings.centre)
+    if settings.centre or pixels.shape != whole.shape:
         data, suffix = png(pixels), "png"
     stored = {"frames": 1, "height": pixels.shape[0], "width": pixels.shape[1]}
     return {suffix: data, "json": canonical(_about(clip, settings) | stored)}

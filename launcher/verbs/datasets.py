@@ -92,6 +92,7 @@ class ShardOptions(Shared):
         rows=(
             ("mode=clips|full|images", "cut at scene changes; whole videos as they are; pictures"),
             ("size=N", "shorter side of stored clips, default 256; or height=N width=N"),
+            ("centre=N", "first of all, the middle square of so many pixels"),
             ("clip_frames=N min_frames=N fps=N", "default 64, 16, and the source's own rate"),
             ("crf=N gop=N scenes=true|false", "default 18, 16, true"),
             ("min_side= min_motion= max_motion= black= static=", "filters; see docs/data.md"),

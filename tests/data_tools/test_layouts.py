@@ -86,6 +86,27 @@ def test_celeba_has_its_partition(tmp_path: Path) -> None:
         assert loader.rows([0, 1])["video"].shape == (2, 1, 16, 16, 3)
 
 
+@pytest.mark.parametrize("sizes, side", [({}, 8), ({"height": 4, "width": 4}, 4)])
+def test_pictures_are_cut_to_their_middle_first(
+    tmp_path: Path, sizes: dict[str, int], side: int
+) -> None:
+    """A square is white, and nothing around it comes along."""
+    pixels = np.zeros((20, 24, 3), np.uint8)
+    pixels[6:14, 8:16] = 255
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(videos.png(pixels))
+    settings = Settings(mode="images", centre=8, test=0.0, min_side=4, **sizes)
+    shard(str(tmp_path / "in"), tmp_path / "out", settings)
+    with Loader(tmp_path / "out/train", ClipSpec(1, side, side)) as loader:
+        assert bool((loader.rows([0])["video"] == 255).all())
+
+
+def test_a_job_that_takes_no_middle_is_what_it_was() -> None:
+    assert "centre" not in Settings().as_json() and Settings(centre=8).as_json()["centre"] == 8
+    with pytest.raises(UserError, match="centre=1: a square of at least 2 pixels"):
+        Settings(centre=1)
+
+
 def archive(path: Path, extra: object = None) -> Path:
     random = np.random.default_rng(0)
     names = [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]

@@ -214,6 +214,32 @@ def test_half_the_speed_is_the_series_at_half_steps(monkeypatch: pytest.MonkeyPa
     assert torch.allclose(slow, motion_of(2 * found, 24), atol=1e-5)
 
 
+def test_what_cannot_be_asked_of_motion() -> None:
+    recipe, image = stage_b(), told_picture()
+    for kind, asked, said in (
+        ("image", FilmOptions(image, speed=0.0), "speed=0.0: it must be above 0"),
+        ("image", FilmOptions(image, speed=1000.0), "leave a frame of 12"),
+        ("touch", TouchOptions(image, rate=0.0), "rate=0.0: it must be above 0"),
+        ("touch", TouchOptions(image, stiffness=-1.0), "stiffness=-1.0: it must be above 0"),
+    ):
+        with pytest.raises(UserError, match=said):
+            sampled(recipe, kind, asked, (0,))
+
+
+def test_motion_of_another_length_is_refused() -> None:
+    data = DataConfig(path="clips", frames=1, height=16, width=24)
+    (field,) = autoencoder.reads(CODER, data)
+    stored = {"spectrum.npy": saved(np.zeros((5, 2, 2, 16, 24), np.float16))}
+    assert field.decode(RawSample(stored, "a", {"motion_frames": 12}), None).shape[0] == 5
+    with pytest.raises(UserError, match=r"model.frames=12, and the motion of a is of 16 frames"):
+        field.decode(RawSample(stored, "a", {"motion_frames": 16}), None)
+
+
+def test_stage_b_is_checked_as_stage_a_is() -> None:
+    with pytest.raises(UserError, match="model.untold=3"):
+        coordinated.build(replace(SMALL, untold=3.0), Given(CLIP, {"diffusion": stage_a()}))
+
+
 def test_a_film_begins_where_its_motion_does() -> None:
     """Where nothing moves, the picture stays as it is."""
     recipe, image = stage_b(), told_picture()

@@ -225,6 +225,18 @@ def test_a_learned_variance_is_learned_and_sampled_by() -> None:
         (replace(SMALL, variance="learned"), CLIP, "set model.frames=1"),
         (SMALL, Clip(1, 9, 9), "need a multiple of 2"),
         (replace(SMALL, steps=0), CLIP, "model.steps=0 is below 1"),
+        (replace(SMALL, multipliers=()), CLIP, r"model.multipliers=\[\]: expected 1 or more"),
+        (replace(SMALL, heads=3), CLIP, "model.heads=3 do not divide"),
+        (
+            replace(SMALL, frames=1, steps=1, schedule="cosine", variance="learned"),
+            CLIP,
+            "between those of two steps",
+        ),
+        (
+            replace(SMALL, frames=8, corruption="noise-equal", betas=(0.5, 0.5)),
+            CLIP,
+            "which noise-equal needs",
+        ),
         (replace(SMALL, steps=20), CLIP, "model.steps=20: betas of schedule=linear would reach 1"),
     ],
 )

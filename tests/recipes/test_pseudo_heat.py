@@ -104,5 +104,9 @@ def test_samples_are_by_their_number(changes: Any) -> None:
 def test_what_cannot_be_built() -> None:
     with pytest.raises(UserError, match="widths that grow"):
         built(replace(SMALL, widths=(2.0, 1.0)))
+    with pytest.raises(UserError, match="model.step_spread=0: expected"):
+        built(replace(SMALL, step_spread=0.0, encoder="learned"))
+    with pytest.raises(UserError, match="model.blocks=0 is below 1"):
+        built(replace(SMALL, blocks=0))
     with pytest.raises(UserError, match="need a multiple of 32"):
         built(replace(SMALL, multipliers=(1, 1, 1, 1, 1, 1)))

@@ -404,6 +404,9 @@ def test_masked_sampling_takes_exactly_its_steps(steps: int) -> None:
         (replace(SMALL, frames=5), CLIP, "tokens of 2 frames"),
         (SMALL, Clip(1, 18, 18), "tokens of 4 pixels"),
         (replace(SMALL, codes=0), CLIP, "model.codes=0 is below 1"),
+        (replace(SMALL, patch=0), CLIP, "model.patch=0 is below 1"),
+        (replace(SMALL, patch_frames=0), CLIP, "model.patch_frames=0 is below 1"),
+        (replace(SMALL, adversarial=True), Clip(1, 36, 36), "halves it down to 4.5"),
         (replace(SMALL, decay=1.0), CLIP, "model.decay=1.0: expected"),
     ],
 )

@@ -56,7 +56,7 @@ class Config:
 
 
 def reads(config: Config, data: DataConfig) -> tuple[Field, ...]:
-    return (spectra.volume(config.bins, data.height, data.width),)
+    return (spectra.volume(config.bins, data.height, data.width, config.frames),)
 
 
 def from_manifest(config: Config, measured: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from hvdm.errors import UserError
 from hvdm.recipe import Given, Phase, Recipe
-from hvdm.recipes.image_dynamics.diffusion import Config, MotionDiffusion, reads
+from hvdm.recipes.image_dynamics.diffusion import Config, MotionDiffusion, check, reads
 
 __all__ = ["Config", "reads"]
 stages = ("diffusion",)
@@ -26,6 +26,7 @@ def build(config: Config, given: Given) -> Recipe:
             "image_dynamics.diffusion with model.prediction=slices"
         )
     _check_same(config, below.config)
+    check(config, below.below)
     return Coordinated(config, below)
 
 

@@ -196,8 +196,8 @@ class Generation:
     def film(self) -> Tensor:
         """`B C T H W`; the series is exact between frames too."""
         speed: float = self.options.speed
-        if speed <= 0:
-            raise UserError(f"speed={speed}: it must be above 0")
+        if not 0 < speed <= self.frames:
+            raise UserError(f"speed={speed}: it must be above 0 and leave a frame of {self.frames}")
         spectrum = self.spectrum()
         times = torch.arange(round(self.frames / speed), device=spectrum.device) * speed
         whole = motion_of(spectrum, self.frames)
@@ -207,6 +207,9 @@ class Generation:
 
     def pages(self) -> list[str]:
         asked = self.options
+        for key in ("rate", "stiffness"):
+            if getattr(asked, key) <= 0:
+                raise UserError(f"{key}={getattr(asked, key)}: it must be above 0")
         feel = Feel(asked.stiffness, asked.damping, asked.strength)
         seconds = self.frames / asked.rate
         pixels = ((self.picture + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()

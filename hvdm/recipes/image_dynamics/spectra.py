@@ -20,16 +20,24 @@ from hvdm.recipe import Batch
 MADE_BY = "`hvdm data derive motion DIR out=OUT` makes it, data.path=OUT reads it"
 
 
-def volume(bins: int, height: int, width: int) -> Field:
-    """The first bins, real and imaginary parts: `K 2 2 H W`."""
+def volume(bins: int, height: int, width: int, frames: int | None = None) -> Field:
+    """The first bins, real and imaginary parts: `K 2 2 H W`, of motion as long as that."""
     shape = (bins, 2, 2, height, width)
-    decode = partial(_first_bins, bins)
+    decode = partial(_first_bins, bins, frames)
     return Field(
         "spectrum", (SPECTRUM_SUFFIX,), "float32", shape, decode, SPECTRUM, made_by=MADE_BY
     )
 
 
-def _first_bins(bins: int, raw: RawSample, frames: Sequence[int] | None) -> Values:
+def _first_bins(
+    bins: int, length: int | None, raw: RawSample, frames: Sequence[int] | None
+) -> Values:
+    if length is not None and raw.about.get("motion_frames", length) != length:
+        raise UserError(
+            f"model.frames={length}, and the motion of {raw.name} is of "
+            f"{raw.about['motion_frames']} frames; set model.frames to that, or derive all motion "
+            f"with frames={length}"
+        )
     stored = read_array(raw.parts[SPECTRUM_SUFFIX], "its spectrum")
     if len(stored) < bins:
         raise UserError(

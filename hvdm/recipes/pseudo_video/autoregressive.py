@@ -45,7 +45,7 @@ class Config:
 class Drawing:
     """How tokens are drawn."""
 
-    temperature: float = option(1.0, "of the tokens' probabilities")
+    temperature: float = option(1.0, "of the tokens' probabilities", least=0)
 
 
 stages = ("first_stage",)

@@ -50,11 +50,16 @@ class CriticAttention(nn.Module):
         return x + self.out(shares @ v).transpose(1, 2).reshape(x.shape)
 
 
+def halvings(side: int) -> int:
+    """So many blocks, the last of which sees four places or more along a side."""
+    return max(0, int(math.log2(side / LAST)))
+
+
 class Critic(nn.Module):
     def __init__(self, channels: int, side: int, width: int, widest: int) -> None:
         super().__init__()
-        halvings = int(math.log2(side / LAST))
-        widths = [channels, *(min(width * 2**i, widest) for i in range(halvings))]
+        count = halvings(side)
+        widths = [channels, *(min(width * 2**i, widest) for i in range(count))]
         self.blocks = nn.ModuleList(
             CriticBlock(inputs, outputs)
             for inputs, outputs in zip(widths, widths[1:], strict=False)
@@ -67,7 +72,7 @@ class Critic(nn.Module):
             }
         )
         self.last = nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
-        self.score = nn.Linear(widths[-1] * (side // 2**halvings) ** 2, 1)
+        self.score = nn.Linear(widths[-1] * (side // 2**count) ** 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """`B C H W` -> `B`."""

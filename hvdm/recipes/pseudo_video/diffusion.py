@@ -4,7 +4,7 @@ Frames are made in a window that moves: the first `context` ones jointly, each l
 `context` before it. With one frame it is improved diffusion's model of images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -75,12 +75,7 @@ def build(config: Config, given: Given) -> Recipe:
 def _check(config: Config, clip: Clip) -> None:
     check_images(clip)
     check_ladder(config, clip.height, clip.width)
-    unit = 2 ** (len(config.multipliers) - 1)
-    if clip.height % unit:
-        raise UserError(
-            f"data.height={clip.height}: {len(config.multipliers)} levels (model.multipliers) need "
-            f"a multiple of {unit}"
-        )
+    check_levels(config.multipliers, config.width, config.heads, clip)
     if config.frames > 1 and not 1 <= config.context < config.frames:
         raise UserError(
             f"model.context={config.context}: expected at least 1 and fewer than "
@@ -88,13 +83,36 @@ def _check(config: Config, clip: Clip) -> None:
         )
     if config.frames > 1 and config.variance == "learned":
         raise UserError("model.variance=learned is for images alone; set model.frames=1")
-    for key in ("steps", "blocks", "width", "heads"):
-        if getattr(config, key) < 1:
-            raise UserError(f"model.{key}={getattr(config, key)} is below 1")
+    check_least(config, ("steps", "blocks"))
+    if config.steps == 1 and config.variance == "learned":
+        raise UserError("model.steps=1: a learned variance lies between those of two steps")
     if config.schedule == "linear" and config.steps < FEWEST_STEPS:
         raise UserError(
             f"model.steps={config.steps}: betas of schedule=linear would reach 1; train with "
             f"{FEWEST_STEPS} or more"
+        )
+
+
+def check_least(config: object, keys: Iterable[str], least: int = 1) -> None:
+    for key in keys:
+        if getattr(config, key) < least:
+            raise UserError(f"model.{key}={getattr(config, key)} is below {least}")
+
+
+def check_levels(multipliers: Sequence[int], width: int, heads: int, clip: Clip) -> None:
+    """Of a U-Net."""
+    if not multipliers or min(multipliers) < 1 or min(width, heads) < 1:
+        raise UserError(
+            f"model.width={width} model.heads={heads} model.multipliers={list(multipliers)}: "
+            "expected 1 or more of each, for one level or more"
+        )
+    if odd := [width * by for by in multipliers if width * by % heads]:
+        raise UserError(f"model.heads={heads} do not divide {odd[0]}, a level's width")
+    unit = 2 ** (len(multipliers) - 1)
+    if clip.height % unit:
+        raise UserError(
+            f"data.height={clip.height}: {len(multipliers)} levels (model.multipliers) need a "
+            f"multiple of {unit}"
         )
 
 

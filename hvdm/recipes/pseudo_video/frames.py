@@ -49,6 +49,11 @@ def check_ladder(ladder: Ladder, height: int, width: int) -> None:
     first, last = ladder.betas
     if not 0 < first <= last < 1:
         raise UserError(f"model.betas=[{first:g},{last:g}]: expected 0 < first <= last < 1")
+    if ladder.corruption == "noise-equal" and min(betas_of(ladder), default=1.0) <= 0:
+        raise UserError(
+            f"model.betas=[{first:g},{last:g}] model.frames={ladder.frames}: noise of high order "
+            "does not grow from each frame to the next, which noise-equal needs; lower the last"
+        )
     side = min(height, width)
     if ladder.frames > 1 and "blur" in ladder.corruption and side <= KERNEL // 2:
         raise UserError(f"data.height={height} data.width={width}: the blur needs more than 5")

@@ -29,7 +29,7 @@ from hvdm.recipe import (
     SampleRequest,
     to_model,
 )
-from hvdm.recipes.pseudo_video.diffusion import check_images
+from hvdm.recipes.pseudo_video.diffusion import check_images, check_least, check_levels
 from hvdm.recipes.pseudo_video.unet import UNet, UNetShape
 
 PRIOR_IMAGES = 256
@@ -86,17 +86,18 @@ def _low(found: Mapping[str, Any], side: int) -> list[list[float]]:
 
 def build(config: Config, given: Given) -> Recipe:
     check_images(given.clip)
-    unit = 2 ** (len(config.multipliers) - 1)
-    if given.clip.height % unit:
-        raise UserError(
-            f"data.height={given.clip.height}: {len(config.multipliers)} levels "
-            f"(model.multipliers) need a multiple of {unit}"
-        )
+    check_levels(config.multipliers, config.width, config.heads, given.clip)
+    check_least(config, ("blocks",))
     first, last = config.widths
     if not 0 < first < last or config.frames < 2:
         raise UserError(
             f"model.widths=[{first:g},{last:g}] model.frames={config.frames}: expected widths that "
             "grow from above 0, and 2 frames or more"
+        )
+    if config.spread < 0 or config.step_spread <= 0:
+        raise UserError(
+            f"model.spread={config.spread:g} model.step_spread={config.step_spread:g}: expected no "
+            "spread below 0, and one above 0 of a step"
         )
     return HeatHierarchy(config, given)
 

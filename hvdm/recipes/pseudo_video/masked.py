@@ -49,7 +49,7 @@ class Config:
 class Unmasking:
     """How tokens are drawn."""
 
-    temperature: float | None = option(None, "of the first step's; default the run's")
+    temperature: float | None = option(None, "of the first step's; default the run's", least=0)
 
 
 stages = ("first_stage",)

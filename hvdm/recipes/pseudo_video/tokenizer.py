@@ -31,14 +31,15 @@ from hvdm.recipe import (
     Sums,
 )
 from hvdm.recipes.pseudo_video.codebook import CodebookShape
-from hvdm.recipes.pseudo_video.critic import Critic, hinge
-from hvdm.recipes.pseudo_video.diffusion import check_images
+from hvdm.recipes.pseudo_video.critic import Critic, halvings, hinge
+from hvdm.recipes.pseudo_video.diffusion import check_images, check_least
 from hvdm.recipes.pseudo_video.frames import Corruption, Ladder, check_ladder
 from hvdm.recipes.pseudo_video.vivit import Tokenizer, TokenizerShape
 
 ALL_AXES = (1, 2, 3, 4)
 AT_LEAST_1 = (
     "codes", "codes_each", "code_width", "width", "heads", "head_dim", "spatial", "penalty_every",
+    "patch", "patch_frames", "critic_width",
 )  # fmt: skip
 
 
@@ -96,6 +97,7 @@ def build(config: Config, given: Given) -> Recipe:
 def _check(config: Config, clip: Clip) -> None:
     check_images(clip)
     check_ladder(config, clip.height, clip.width)
+    check_least(config, AT_LEAST_1)
     if clip.height % config.patch:
         raise UserError(
             f"data.height={clip.height}: tokens of {config.patch} pixels (model.patch) need a "
@@ -106,18 +108,11 @@ def _check(config: Config, clip: Clip) -> None:
             f"model.frames={config.frames}: tokens of {config.patch_frames} frames "
             "(model.patch_frames) need a multiple of them"
         )
-    for key in (
-        "codes",
-        "codes_each",
-        "code_width",
-        "width",
-        "heads",
-        "head_dim",
-        "spatial",
-        "penalty_every",
-    ):
-        if getattr(config, key) < 1:
-            raise UserError(f"model.{key}={getattr(config, key)} is below 1")
+    if config.adversarial and clip.height % (unit := 2 ** halvings(clip.height)):
+        raise UserError(
+            f"data.height={clip.height}: the critic (model.adversarial) halves it down to "
+            f"{clip.height / unit:g}; expected a multiple of {unit}"
+        )
     if not 0 <= config.decay < 1:
         raise UserError(f"model.decay={config.decay}: expected at least 0 and below 1")
 
