@@ -12,10 +12,10 @@ from hvdm.recipe import Batch, Context
 from hvdm.train import zero
 
 
-def storages() -> dict[int, int]:
-    """Address and bytes of every storage, gradients included."""
+def storages() -> dict[int, torch.UntypedStorage]:
+    """By address; gradients included. Who holds them keeps their addresses from being used anew."""
     gc.collect()
-    found: dict[int, int] = {}
+    found: dict[int, torch.UntypedStorage] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tensors = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
@@ -23,7 +23,7 @@ def storages() -> dict[int, int]:
     for tensor in tensors:
         try:
             storage = tensor.untyped_storage()
-            found[storage.data_ptr()] = storage.nbytes()
+            found[storage.data_ptr()] = storage
         except (NotImplementedError, RuntimeError):
             continue
     return found
@@ -40,9 +40,9 @@ def after_backward(config: RunConfig, below: Mapping[str, RunConfig], last: bool
     averages = building.build_averages(config, recipe, engines)
     _backward(config, recipe, engines, last)
     bucket = config.engine.bucket_mb * 2**20
-    now = {place: size for place, size in storages().items() if place not in before}
+    now = [one.nbytes() for place, one in storages().items() if place not in before]
     del recipe, engines, averages
-    return sum(size for size in now.values() if size != bucket)
+    return sum(size for size in now if size != bucket)
 
 
 def _backward(config, recipe, engines, last):
