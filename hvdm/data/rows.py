@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -196,8 +197,14 @@ def _store(place: str, reading: Reading) -> Store:
 
 
 def _shards(place: str, reading: Reading, manifest: Manifest) -> ShardReader:
-    cache = Cache(reading.cache, int(reading.cache_gb * 1e9)) if reading.cache else None
+    cache = _cache(reading.cache, int(reading.cache_gb * 1e9)) if reading.cache else None
     return ShardReader(_store(place, reading), manifest, cache)
+
+
+@lru_cache
+def _cache(folder: str, limit_bytes: int) -> Cache:
+    """One in a process: it counts what is there once, and keeps to its limit."""
+    return Cache(folder, limit_bytes)
 
 
 def _total(timed: Field, raw: RawSample) -> int:

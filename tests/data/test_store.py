@@ -8,6 +8,7 @@ import pytest
 
 from hvdm.data import store
 from hvdm.data.loader import ClipSpec, Loader, ReadOptions
+from hvdm.data.rows import Reading, SplitReader
 from hvdm.data.store import Absent, Cache, Outage, open_store
 from hvdm.errors import RunError, UserError
 from tests.support.data_server import FileServer, served
@@ -126,6 +127,21 @@ def test_a_cache_spares_the_second_epoch(
     sent, server.sent = server.sent, 0
     assert keys(f"{server.url}/train", options) == first
     assert server.sent < sent / 3
+
+
+def test_readers_of_single_shards_keep_to_one_limit(
+    clips_folder: Path, server: FileServer, tmp_path: Path
+) -> None:
+    """Children have one for each shard."""
+    limit = 1.5 * max(loader_bytes(clips_folder / "train"))
+    place, kept = f"{server.url}/train", tmp_path / "kept"
+    reading = Reading(SPEC, (), seed=0, decoder="pyav", cache=str(kept), cache_gb=limit / 1e9)
+    whole = SplitReader(place, reading)
+    parts = [SplitReader(place, reading, 0, whole.of_shard(n)) for n in (0, 1)]
+    for reader in (*parts, *parts):
+        for sample in range(reader.manifest.samples):
+            reader.reader.sample(0, sample)
+    assert 0 < sum(path.stat().st_size for path in kept.glob("??/*")) <= limit
 
 
 def test_a_cache_is_bounded_and_trusts_nothing(tmp_path: Path) -> None:
