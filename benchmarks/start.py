@@ -9,14 +9,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+
+from hvdm.progress import repeating
 
 ROUNDS = 3
 LOOK_S = 0.1
@@ -43,23 +43,6 @@ class Spent:
         return sum(self._seconds.values())
 
 
-@contextmanager
-def looking(spent: Spent) -> Iterator[None]:
-    stop = threading.Event()
-
-    def work() -> None:
-        while not stop.wait(LOOK_S):
-            spent.look()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
 def measured(checkout: Path, data: str) -> Start:
     """A default run of one step, up to the line of that step."""
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +55,7 @@ def measured(checkout: Path, data: str) -> Start:
         ) as process:
             assert process.stdout is not None
             spent = Spent(process.pid)
-            with looking(spent):
+            with repeating(spent.look, LOOK_S):
                 process.stdout.read(1)
                 first = time.monotonic() - began
                 if not any(line.startswith(b"step ") for line in process.stdout):

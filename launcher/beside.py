@@ -15,7 +15,7 @@ import torch
 
 from eval.watch import committed, is_finished
 from hvdm import building, opening
-from hvdm.checkpoint import leases
+from hvdm.checkpoint import leases, places
 from hvdm.config import RunConfig
 from hvdm.errors import RunError, UserError
 from hvdm.events import JsonLines, Sink, TensorBoard
@@ -24,7 +24,6 @@ from hvdm.run import run as runs
 from launcher.run_options import SampleOptions
 from launcher.verbs import samples
 
-EVERY_S = 1.0
 LINES = "held_out.jsonl"
 
 
@@ -40,7 +39,7 @@ def main(run: Path, after: int, trains: int) -> None:
             seen = step
         if finished and not pending:
             return
-        time.sleep(EVERY_S)
+        time.sleep(places.pause_s(places.pointed(run)))
 
 
 def _look(run: Path, step: int, before: int) -> None:

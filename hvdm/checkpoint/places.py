@@ -35,6 +35,11 @@ def storage_at(run: Path, address: str | None) -> Storage:
     return Folder(Path(address))
 
 
+def pause_s(address: str | None) -> float:
+    """Between two looks for new checkpoints: a bucket is asked each time."""
+    return 15.0 if address and "://" in address else 1.0
+
+
 def pointed(run: Path) -> str | None:
     pointer = run / "checkpoints" / POINTER
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 from hvdm import building, opening, trust
 from hvdm import config as configs
-from hvdm.checkpoint import checkpoint
+from hvdm.checkpoint import checkpoint, places
 from hvdm.config import RunConfig, Samples
 from hvdm.data.schema import read_manifest
 from hvdm.data.store import is_remote, join
@@ -60,12 +60,14 @@ def _beside(config: RunConfig) -> Iterator[None]:
     before = _newest(run)
 
     def look() -> None:
+        if begun:
+            return
         reached = [step * config.batch for step in (before, _newest(run))]
-        if not begun and any(reached[0] // each < reached[1] // each for each in every):
+        if any(reached[0] // each < reached[1] // each for each in every):
             begun.append(_begin_beside(run, before))
 
     try:
-        with repeating(look, 1.0):
+        with repeating(look, places.pause_s(config.checkpoint.path)):
             yield
         if _finished(run):
             look()
