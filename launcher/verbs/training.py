@@ -185,7 +185,7 @@ def _connected(config: RunConfig) -> Iterator[None]:
             stack.enter_context(cluster.session(where))
         if where.name == "existing":
             data = [] if is_remote(config.data.path) else [config.data.path]
-            sharing.check(cluster.ray_module(), config.run, data)
+            sharing.check(cluster.ray_module(), where, config.run, data)
         yield
 
 

@@ -23,7 +23,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from hvdm.events import JsonLines, Tail
 from hvdm.run import stopping
 from hvdm.run.ledger import ENDS
-from launcher.workers import interfaces, stop_file
+from launcher.workers import interfaces, sharing, stop_file
 
 LOSSES = "losses"
 
@@ -116,7 +116,7 @@ def join(told: Mapping[str, str], config: GroupConfig) -> None:
 
 
 class Watch(WorkerGroupCallback, ControllerCallback):
-    """On the controller: tells of losses, and has a group save before it is resized."""
+    """On the controller: looks where a group is, tells of losses, has one save before a resize."""
 
     def __init__(self, run: str, patience_s: float) -> None:
         self._run, self._patience_s = run, patience_s
@@ -124,6 +124,9 @@ class Watch(WorkerGroupCallback, ControllerCallback):
 
     def before_worker_group_start(self, worker_group_context: Any) -> None:
         self._began = time.time()
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        sharing.check_group(worker_group, self._run)
 
     def after_worker_group_training_start(self, worker_group: Any) -> None:
         self._trains, self._told = True, ""

@@ -121,6 +121,13 @@ def _connect(ray: Any, cluster: ClusterConfig, folder: str | None) -> None:
             "Ray there with `ray start`, or use cluster=local; a cluster that wants a token needs "
             "RAY_AUTH_MODE=token here, and the head's ~/.ray/auth_token"
         ) from None
+    except Exception as error:
+        if type(error) is not Exception:  # this very class is Ray's for processes that are slow
+            raise
+        raise RunError(
+            f"cluster={cluster.name}: Ray's processes did not begin in the time that it gives "
+            "them, so this machine is busy: run the same command again, or use cluster=inline"
+        ) from None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from hvdm.config import ClusterConfig
-from hvdm.errors import RunError
+from hvdm.errors import RunError, UserError
 from hvdm.redaction import redacted
 from launcher.workers import reaching, spares
 from launcher.workers.cluster import ray_module
@@ -44,6 +44,9 @@ def fit(
         with _heard(on_signal):
             _in_thread(trainer.fit, watch or (lambda: None))
     except ray.train.TrainingFailedError as error:
+        refused = getattr(error, "controller_failure", None)
+        if isinstance(refused, UserError):
+            raise refused from None
         raise _first_cause(error, folder) from None
 
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hvdm.config import ClusterConfig
 from hvdm.errors import UserError
 
 PATIENCE_S = 60.0
@@ -53,13 +54,18 @@ def on_node(node: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check(ray: Any, run: str, data: Sequence[str]) -> None:
+def check(ray: Any, cluster: ClusterConfig, run: str, data: Sequence[str]) -> None:
     """Refuses a run folder, or data, that another node has not; one that is silent is not judged.
 
     Without it each node would write into a folder of its own, and the run would end in pieces.
+    Nodes without room for a worker, such as a head of no CPUs, need nothing.
     """
     own = ray.get_runtime_context().get_node_id()
-    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != own]
+    others = [
+        node
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] != own and _has_room(node["Resources"], cluster)
+    ]
     if not others:
         return
     with StorageCheck(Path(run)) as shared:
@@ -74,6 +80,22 @@ def check(ray: Any, run: str, data: Sequence[str]) -> None:
             with suppress(ray.exceptions.RayError, TimeoutError):
                 same, missing = ray.get(answer, timeout=PATIENCE_S)
                 _refuse(run, address, same, missing)
+
+
+def check_group(group: Any, run: str) -> None:
+    """Refuses the same of a group's nodes: some came after the command began, for lost ones.
+
+    A first rank there would find no checkpoint, and begin at step 0 where nobody looks.
+    """
+    with StorageCheck(Path(run)) as shared:
+        answers = group.execute(_seen, str(shared.mark), [])
+    for worker, (same, missing) in zip(group.get_workers(), answers, strict=True):
+        _refuse(run, worker.metadata.node_ip, same, missing)
+
+
+def _has_room(resources: Mapping[str, float], cluster: ClusterConfig) -> bool:
+    asked = {"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker}
+    return all(resources.get(name, 0.0) >= amount for name, amount in asked.items())
 
 
 def _seen(mark: str, data: Sequence[str]) -> tuple[bool, list[str]]:

@@ -83,6 +83,29 @@ def test_a_host_is_lost_in_a_collective_call(
     three_hosts.start_ray(lost)
 
 
+def test_a_host_that_comes_with_a_folder_of_its_own_ends_the_run(
+    three_hosts: Cluster, held: Held
+) -> None:
+    """It is there when the group starts again, and sees nothing of the run."""
+    _, lost, late = three_hosts.hosts
+    late.kill()
+    held.hold(5)
+    process = held.start(three_hosts.head.inside)
+    held.reached(5, process)
+    late.boot()
+    three_hosts.run(late, "mount", "-t", "tmpfs", "none", str(held.run))
+    three_hosts.start_ray(late)
+    lost.kill()
+    held.release(5)
+    _, errors = process.communicate(timeout=START_S * 2)
+    assert process.returncode == 2, errors
+    told = errors.splitlines()[-1]
+    assert f"run={held.run} is another folder on node {late.address}" in told
+    assert [e["step"] for e in held.events("started")] == [0]
+    late.kill()
+    three_hosts.start_ray(lost, late)
+
+
 def test_a_node_that_is_drained_loses_no_step(
     three_hosts: Cluster, shapes: Path, tmp_path: Path, two_ranks: Ranks
 ) -> None:

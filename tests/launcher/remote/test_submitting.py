@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import ray
 
+from hvdm.config import ClusterConfig
 from hvdm.errors import RunError, UserError
 from launcher import cli, compose
 from launcher.arguments import call
 from launcher.remote import jobs
-from launcher.workers import group, sharing
+from launcher.workers import backend, cluster, group, sharing
 
 
 class Cluster:
@@ -127,7 +128,7 @@ def test_what_is_of_this_machine_alone_is_refused(
 
 
 class TwoNodes:
-    """What is asked of Ray, of which the other node sees other folders."""
+    """What is asked of Ray: another node sees other folders, a third has no room for a worker."""
 
     exceptions = ray.exceptions
 
@@ -135,18 +136,25 @@ class TwoNodes:
         self.seen = seen
 
     def get_runtime_context(self) -> Any:
-        return SimpleNamespace(get_node_id=lambda: "aa" * 28)
+        return SimpleNamespace(get_node_id=lambda: "1" * 56)
 
     def nodes(self) -> list[Any]:
-        names = {"aa" * 28: "10.0.0.1", "bb" * 28: "10.0.0.2"}
-        return [{"Alive": True, "NodeID": n, "NodeManagerAddress": a} for n, a in names.items()]
+        cpus = {"10.0.0.1": 4, "10.0.0.3": 0, "10.0.0.2": 4}
+        return [
+            {"Alive": True, "NodeID": a[-1] * 56, "NodeManagerAddress": a, "Resources": {"CPU": n}}
+            for a, n in cpus.items()
+        ]
 
     def remote(self, function: Any) -> Any:
         return SimpleNamespace(
             options=lambda **where: SimpleNamespace(
-                remote=lambda *given: lambda: function(*map(self._there, given))
+                remote=lambda *given: self._asked(where, function, given)
             )
         )
+
+    def _asked(self, where: Any, function: Any, given: Any) -> Any:
+        assert where["scheduling_strategy"].node_id == "2" * 56
+        return lambda: function(*map(self._there, given))
 
     def get(self, answer: Any, timeout: float) -> Any:
         same, missing = answer()
@@ -172,11 +180,59 @@ def test_train_refuses_what_another_node_does_not_share(
 ) -> None:
     (tmp_path / "data").mkdir()
     run, data = f"{tmp_path}/run", [f"{tmp_path}/data"]
-    sharing.check(TwoNodes({}), run, data)
+    where = ClusterConfig("existing")
+    sharing.check(TwoNodes({}), where, run, data)
     with pytest.raises(UserError) as found:
-        sharing.check(TwoNodes({f"{tmp_path}/{own}": f"{tmp_path}/elsewhere"}), run, data)
+        sharing.check(TwoNodes({f"{tmp_path}/{own}": f"{tmp_path}/elsewhere"}), where, run, data)
     assert said.format(tmp_path) in str(found.value) and "\n" not in str(found.value)
     assert not list((tmp_path / "run").iterdir())
+
+
+class Later:
+    """A group that starts after a loss, its first rank on a node that came meanwhile."""
+
+    def __init__(self, run: Path, there: Path) -> None:
+        self._places = {"10.0.0.9": (str(run), str(there)), "10.0.0.1": ("", "")}
+
+    def get_workers(self) -> list[Any]:
+        return [SimpleNamespace(metadata=SimpleNamespace(node_ip=a)) for a in self._places]
+
+    def execute(self, function: Any, mark: str, data: Any) -> list[Any]:
+        return [function(mark.replace(*place), data) for place in self._places.values()]
+
+
+def test_a_node_that_comes_later_is_looked_at_when_a_group_starts_there(tmp_path: Path) -> None:
+    """Without it a first rank there finds no checkpoint and begins at step 0, unseen."""
+    watch = backend.Watch(str(tmp_path / "run"), 1.0)
+    watch.after_worker_group_start(Later(tmp_path, tmp_path))
+    with pytest.raises(UserError) as found:
+        watch.after_worker_group_start(Later(tmp_path, tmp_path / "elsewhere"))
+    assert f"run={tmp_path}/run is another folder on node 10.0.0.9" in str(found.value)
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_what_the_controller_refuses_ends_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit() -> None:
+        raise ray.train.ControllerError(UserError("run=a is another folder on node b"))
+
+    monkeypatch.setattr(group, "_trainer", lambda *_: SimpleNamespace(fit=fit))
+    with pytest.raises(UserError, match="^run=a is another folder on node b$"):
+        group.fit(lambda given: None, {}, ClusterConfig("inline"), tmp_path)
+
+
+def test_a_busy_machine_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")  # as Ray does
+
+    monkeypatch.setattr(ray, "init", slow)
+    with (
+        pytest.raises(RunError, match="cluster=local: Ray's processes did not begin") as found,
+        cluster.connected(ClusterConfig("local")),
+    ):
+        raise AssertionError("it began")
+    assert "\n" not in str(found.value)
 
 
 def test_a_run_is_not_given_to_two_jobs(there: Cluster, capsys: Any) -> None:
