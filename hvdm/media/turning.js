@@ -86,6 +86,10 @@ function rotation(yaw, pitch) {
 }
 
 function showMesh() {
+  if ("without" in told) {
+    document.getElementById("turn").textContent = told.without;
+    return;
+  }
   const canvas = document.getElementById("mesh");
   const gl = canvas.getContext("webgl", { preserveDrawingBuffer: true });
   if (gl === null || gl.getExtension("OES_element_index_uint") === null) {

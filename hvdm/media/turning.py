@@ -15,8 +15,11 @@ from torch import Tensor
 from hvdm.media.mesh import Mesh
 
 
-def turning_page(views: Tensor, columns: int, mesh: Mesh) -> str:
-    """Views uint8 `N H W 3`, rows of so many from left to right, the first row from below."""
+def turning_page(views: Tensor, columns: int, mesh: Mesh | str) -> str:
+    """Views uint8 `N H W 3`, rows of so many from left to right, the first row from below.
+
+    Where there is no mesh, the page says why.
+    """
     height, width = views.shape[1:3]
     told = {
         "columns": columns,
@@ -24,7 +27,7 @@ def turning_page(views: Tensor, columns: int, mesh: Mesh) -> str:
         "width": width,
         "height": height,
         "sheet": _sheet(views, columns),
-        **_mesh(mesh),
+        **({"without": mesh} if isinstance(mesh, str) else _mesh(mesh)),
     }
     folder = files("hvdm.media")
     page = folder.joinpath("turning.html").read_text()

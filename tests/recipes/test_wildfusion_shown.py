@@ -122,6 +122,8 @@ def test_what_goes_beyond_the_cube_is_closed_there() -> None:
 def test_where_nothing_is_solid_it_says_so() -> None:
     with pytest.raises(RunError, match="there is no solid: density stays below"):
         mesh_of(ball(0.0), PLANES, MeshOptions(detail=16))  # type: ignore[arg-type]
+    page = page_of(ball(0.0), PLANES, PageOfPicture(detail=16, frames=3))  # type: ignore[arg-type]
+    assert "there is no solid: density stays below" in page and '"sheet"' in page
 
 
 @pytest.mark.parametrize("opaque", [0.0, 1.0, 2.0])

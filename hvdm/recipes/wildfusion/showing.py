@@ -90,6 +90,10 @@ def warped_film(camera: Camera, batch: Batch, asked: TurnedOptions) -> Tensor:
 # Meshes
 
 
+class NoSolid(RunError):
+    """Density is thin everywhere: there is no surface."""
+
+
 def meshes(net: Looker, planes: Tensor, asked: MeshOptions) -> list[Mesh]:
     return [mesh_of(net, own, asked) for own in planes.split(1)]
 
@@ -105,7 +109,7 @@ def mesh_of(net: Looker, planes: Tensor, asked: MeshOptions) -> Mesh:
     level = -math.log(1 - asked.opaque) / step
     density = _densities(net, planes, detail)
     if not bool((density > level).any()):
-        raise RunError(
+        raise NoSolid(
             f"there is no solid: density stays below {level:.3g} everywhere; train longer, or ask "
             "for a smaller opaque="
         )
@@ -135,7 +139,7 @@ def pages(net: Looker, planes: Tensor, asked: Any) -> list[str]:
 
 
 def page_of(net: Looker, planes: Tensor, asked: Any) -> str:
-    """Views on a grid of yaw and pitch, and the mesh."""
+    """Views on a grid of yaw and pitch, and the mesh, or why there is none."""
     yaws = torch.linspace(-asked.yaw, asked.yaw, asked.frames).tolist()
     pitches = torch.linspace(-asked.pitch, asked.pitch, ROWS).tolist()
     views = [
@@ -144,7 +148,10 @@ def page_of(net: Looker, planes: Tensor, asked: Any) -> str:
         for yaw in yaws
     ]
     pixels = to_pixels(torch.cat(views))[:, 0].cpu()
-    return turning_page(pixels, len(yaws), mesh_of(net, planes, asked))
+    try:
+        return turning_page(pixels, len(yaws), mesh_of(net, planes, asked))
+    except NoSolid as error:
+        return turning_page(pixels, len(yaws), str(error))
 
 
 SHOWN: Mapping[str, Callable[[Any, Tensor, Any], Any]] = {
