@@ -77,6 +77,26 @@ def test_what_the_pages_type_is_known(page):
             assert "unknown key" not in str(error) and "no key=value" not in str(error), line
 
 
+ROOMS = "hvdm|eval|launcher|data_tools|tests|benchmarks"
+PLACE = re.compile(rf"`(?:python -m )?((?:{ROOMS})[./][\w./]+)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_the_pages_name_of_the_code_is_there(page):
+    """Files, modules, and what a module has; FAMILY and the like stand for a reader's own."""
+    named = [name for name in PLACE.findall(page.read_text()) if "/FAMILY/" not in name]
+    assert [name for name in named if not is_there(name)] == []
+
+
+def is_there(name):
+    path = ROOT / name if "/" in name else ROOT.joinpath(*name.split("."))
+    recipe = ROOT.joinpath("hvdm/recipes", *name.split("."))
+    modules = [path.parent.with_suffix(".py"), path.parent / "__init__.py"]
+    texts = [module.read_text() for module in modules if module.is_file()]
+    found = path.exists() or any(each.with_suffix(".py").is_file() for each in (path, recipe))
+    return found or any(re.search(rf"\b{path.name}\b", text) for text in texts)
+
+
 def test_it_has_commands():
     assert {"demo", "doctor"} <= set(commands()) and len(commands()) > 8
 
