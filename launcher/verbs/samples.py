@@ -188,7 +188,8 @@ def _tell(
         print(json.dumps(answer, indent=1))
     else:
         took = duration(seconds)
-        print(f"{len(paths)} files in {folder} ({took}); look at {paths[0]}")
+        files = "1 file" if len(paths) == 1 else f"{len(paths)} files"
+        print(f"{files} in {folder} ({took}); look at {paths[0]}")
 
 
 # What is asked for
