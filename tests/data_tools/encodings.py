@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,15 @@ def write_all(folder: Path) -> None:
         write(folder / name, number)
 
 
-def write(path: Path, seed: int = 0) -> Path:
-    """Each its own film: equal ones would have no place in a data set."""
+@cache
+def _film() -> np.ndarray:
+    return render(0, 1, FRAMES, 48, 64).video
+
+
+def write(path: Path, number: int = 0) -> Path:
+    """Each its own film, shifted a little: equal ones would have no place in a data set."""
     codec, options = ENCODINGS[path.name]
-    video = render(seed, 1, FRAMES, 48, 64).video
+    video = np.roll(_film(), 2 * number, axis=2)
     pix_fmt = "yuv444p" if "odd" in path.name else "rgb8" if codec == "gif" else "yuv420p"
     if "odd" in path.name:
         video = np.ascontiguousarray(video[:, :47, :63])

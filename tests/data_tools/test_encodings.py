@@ -102,7 +102,7 @@ def test_what_is_lost_names_clip_and_time_and_equal_reasons_once(
     from data_tools import shard as sharder
 
     source = encodings.write(tmp_path / "h264-closed.mp4")
-    other = encodings.write(tmp_path / "h264-long.mp4", seed=5)
+    other = encodings.write(tmp_path / "h264-long.mp4", number=5)
     passes = sharder.selection.make
 
     def changing(*given: Any) -> Any:

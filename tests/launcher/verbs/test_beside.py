@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from eval.report import report
-from hvdm import opening
 from hvdm.events import read_lines
 from launcher.cli import main
 from launcher.verbs import training
@@ -43,9 +42,12 @@ def weights(run):
 
 
 def test_losses_and_samples_of_each_checkpoint_and_no_other_training(
-    sixth, shapes, tmp_path, capsys
+    sixth, shapes, tmp_path, monkeypatch
 ):
-    assert main(typed(tmp_path / "alone", shapes, "steps=4", "log.tensorboard=false")) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_begin_beside", None)  # not before it is due
+        later = ["held_out.every=1000", "log.tensorboard=false"]
+        assert main(typed(tmp_path / "alone", shapes, "steps=4", *later)) == 0
     run = tmp_path / "watched"
     assert main(typed(run, shapes, "steps=4", *ASKED)) == 0
     rows = read_lines(run / "held_out.jsonl")
@@ -69,24 +71,15 @@ def test_a_split_that_is_not_there_is_named_before_anything_starts(sixth, shapes
     assert "none" in error and "Traceback" not in error and not run.exists()
 
 
-def test_a_tiny_config_looks_and_begins_nothing_before_it_is_due(shapes, tmp_path, monkeypatch):
-    small = ["data.frames=4", "data.height=16", "data.width=16", "batch=2", "micro_batch=2"]
-    words = ["train", "config=tiny/hvdm_autoencoder", f"data.path={shapes}", "cluster=inline"]
-    begun = []
-    monkeypatch.setattr(training, "_begin_beside", lambda run, before: begun.append(before))
-    run = tmp_path / "run"
-    assert main([*words, *small, f"run={run}", "steps=2"]) == 0
-    assert opening.read_config(run).held_out.every == 4096 and not begun
-
-
-def test_a_data_set_without_the_split_trains_without_looking(shapes, tmp_path):
+def test_a_tiny_config_looks_where_there_is_a_split_to_look_at(shapes, tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "train").symlink_to(shapes / "train")
-    words = ["train", "config=tiny/hvdm_autoencoder", f"data.path={tmp_path}/mine"]
-    small = ["data.frames=4", "data.height=16", "data.width=16", "batch=2", "micro_batch=2"]
-    run = tmp_path / "run"
-    assert main([*words, *small, f"run={run}", "steps=1", "cluster=inline"]) == 0
-    assert opening.read_config(run).held_out.every == 0
+    asked = []
+    monkeypatch.setattr(training, "train", lambda config, background: asked.append(config) or 0)
+    for data in (shapes, tmp_path / "mine"):
+        words = ["train", "config=tiny/hvdm_autoencoder", f"data.path={data}", "cluster=inline"]
+        assert main([*words, f"run={tmp_path}/run"]) == 0
+    assert [config.held_out.every for config in asked] == [4096, 0]
 
 
 def test_it_ends_with_the_command_that_started_it(tmp_path):
