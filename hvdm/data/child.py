@@ -111,10 +111,15 @@ def call(function: Callable[..., T], *arguments: Any, limit_s: float | None = No
 
 def end_with_parent() -> None:
     """This process is killed with its parent, even from within a decoder that loops."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_starter()
     parent = multiprocessing.parent_process()
     if parent is not None and os.getppid() != parent.pid:
         os._exit(1)  # it was killed before this was asked for
+
+
+def end_with_starter() -> None:
+    """With the thread that forked it, which for a fork server's is not who asked for it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _serve(pipe: Connection) -> None:

@@ -39,7 +39,9 @@ def _serve(rank: int, world: int, port: int, pipe: Any) -> None:
     import torch
 
     from hvdm import dist
+    from hvdm.data import child
 
+    child.end_with_starter()  # what it runs may not heed the signal that ended the session
     torch.set_num_threads(1)
     dist.start(torch.device("cpu"), 120)
     while (call := pipe.recv()) is not None:
