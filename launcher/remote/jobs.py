@@ -267,8 +267,8 @@ def _client(address: str | None) -> Any:
     except (ConnectionError, RuntimeError) as error:
         line = " ".join(str(error).split())
         raise RunError(
-            f"address={address}: no Ray dashboard answers ({line[:120]}); give the head's as "
-            "address=http://HEAD:8265, started with ray start --head --dashboard-host=0.0.0.0"
+            f"address={address}: no Ray dashboard answers ({line[:120]}); give the head's: "
+            "ssh -L 8265:localhost:8265 HEAD brings it to address=http://localhost:8265"
         ) from None
 
 

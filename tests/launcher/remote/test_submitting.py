@@ -273,6 +273,7 @@ def test_no_cluster_is_one_line(capsys: Any) -> None:
     assert cli.main(["jobs", "list", "address=http://127.0.0.1:9"]) == 1
     told = capsys.readouterr().err
     assert told.startswith("hvdm: address=http://127.0.0.1:9") and told.count("\n") == 1
+    assert "ssh -L 8265" in told and "0.0.0.0" not in told, "whoever reaches it runs code as you"
 
 
 # Ranges of workers
