@@ -130,13 +130,14 @@ def _watch(
     marks: list[int] = []
     detector: Any = None
     for number, shot in enumerate(shots):
+        pixels = shot.look()
         if detector is None and settings.scenes and settings.mode == "clips":
             detector = SceneCuts(float(facts[0].rate))
         if detector is not None:
-            cuts += detector.see(number, shot.pixels)
+            cuts += detector.see(number, pixels)
         times.append(shot.time)
-        smalls.append(_small(shot.pixels))
-        marks.append(mark(shot.pixels))
+        smalls.append(_small(pixels))
+        marks.append(mark(pixels))
     return times, smalls, cuts, marks
 
 

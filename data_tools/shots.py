@@ -1,10 +1,11 @@
 """Sources as frames in time: video files, folders of frames. Runs in a child process."""
 
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,10 +28,13 @@ class Unusable(RunError):
 
 
 class Shot(NamedTuple):
-    """A frame as it is seen, and when, in seconds."""
+    """A frame as it is seen, and when, in seconds.
+
+    Pixels are made when they are looked at: most of what is decoded on the way to a clip never is.
+    """
 
     time: Fraction
-    pixels: Pixels
+    look: Callable[[], Pixels]
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,12 @@ def opened(path: str) -> Iterator[Any]:
                 raise Unusable(f"has no video, only {', '.join(kinds)}")
             yield container
     except (av.FFmpegError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise Unusable(f"is unreadable as video ({reason.replace(path, 'file')})") from None
+        raise Unusable(_unreadable(error).replace(path, "file")) from None
+
+
+def _unreadable(error: Exception) -> str:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"is unreadable as video ({reason})"
 
 
 def shots_of_video(
@@ -83,12 +91,10 @@ def shots_of_video(
                 graph = _deinterlacer(stream) if frame.interlaced_frame else None
                 if facts is not None:
                     facts.append(_facts(stream, frame))
-            yield from _shots(frame, graph, stream, number, start)
+            yield _shot(frame, graph, stream, number, start)
 
 
-def _shots(
-    frame: Any, graph: Any, stream: Any, number: int, start: Fraction | None
-) -> Iterator[Shot]:
+def _shot(frame: Any, graph: Any, stream: Any, number: int, start: Fraction | None) -> Shot:
     rate = _rate(stream)
     if frame.pts is None:
         if start is not None:
@@ -96,12 +102,20 @@ def _shots(
         time = number / rate
     else:
         time = frame.pts * stream.time_base
+    rotation = frame.rotation
     if graph is not None:
-        rotation = frame.rotation
         graph.push(frame)
-        yield Shot(time, upright(graph.pull(), rotation))
-        return
-    yield Shot(time, upright(frame, frame.rotation))
+        frame = graph.pull()
+    return Shot(time, partial(_look, frame, rotation))
+
+
+def _look(frame: Any, rotation: int) -> Pixels:
+    import av
+
+    try:
+        return upright(frame, rotation)
+    except (av.FFmpegError, ValueError) as error:
+        raise Unusable(_unreadable(error)) from None
 
 
 def _deinterlacer(stream: Any) -> Any:
@@ -167,7 +181,7 @@ def shots_of_pictures(paths: Iterable[str], facts: list[Facts] | None = None) ->
             height, width, _ = pixels.shape
             rate = Fraction(FRAME_FOLDER_FPS)
             facts.append(Facts("pictures", width, height, rate, len(paths)))
-        yield Shot(Fraction(number, FRAME_FOLDER_FPS), pixels)
+        yield Shot(Fraction(number, FRAME_FOLDER_FPS), partial(np.asarray, pixels))
 
 
 def picture(data: bytes, name: str) -> Pixels:

@@ -84,7 +84,8 @@ def _read(
 ) -> tuple[Frames, str]:
     frames, marks = [], []
     shots = open_shots(clip.item, strict, entry)
-    for pixels in at_rate(shots, line, clip.piece["start"], clip.piece["end"]):
+    for look in at_rate(shots, line, clip.piece["start"], clip.piece["end"]):
+        pixels = look()
         marks.append(mark(pixels))
         frames.append(stored_size(pixels, settings))
     return frames, digest(marks)
@@ -223,13 +224,13 @@ def _copied_parts(clip: ClipPlan) -> dict[str, bytes]:
 
 def _ends(clip: ClipPlan) -> Frames:
     """The first frame and the last."""
-    first: Pixels | None = None
-    last: Pixels | None = None
-    for shot in open_shots(clip.item, clip.probe["strict"], None):
-        first, last = (shot.pixels if first is None else first), shot.pixels
+    shots = open_shots(clip.item, clip.probe["strict"], None)
+    first = last = next(shots, None)
+    for shot in shots:
+        last = shot
     if first is None or last is None:
         raise Unusable("has no frame that decodes")
-    return [first, last]
+    return [first.look(), last.look()]
 
 
 # Images
